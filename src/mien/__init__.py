@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mien: fifty published methods for images of people and the models behind them, under one roof.
+
+>>> import mien
+>>> [entry.name for entry in mien.list_methods(family="forensics", available=True)]
+['acmf']
+
+`create`, `load`, `train`, `evaluate` and `predict` import what they need when they are first used; importing mien
+itself takes a few milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mien._version import __version__
+from mien.catalog import find, list_methods
+
+if TYPE_CHECKING:
+    from mien.api import create, evaluate, load, predict, train
+
+__all__ = ["__version__", "create", "evaluate", "find", "list_methods", "load", "predict", "train"]
+
+_LAZY = ("create", "evaluate", "load", "predict", "train")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from mien import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'mien' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

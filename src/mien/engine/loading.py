@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a data set to batches: the plan of an epoch, a seed for every sample, and the loader that carries both.
+
+The plan is drawn before the epoch: which samples, in which batches. A rank takes its columns, a resumed run starts at
+its row, and any number of workers gives the same bits, since every sample is made under its own seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+from mien.data.batch import collate
+from mien.engine.method import Epoch
+from mien.engine.seeding import kept_cpu_generators, sample_seeds, seed_cpu, stable_seed
+from mien.errors import BadInput
+
+Plan = list[np.ndarray]
+"""The batches of an epoch, each an array of sample indices."""
+
+
+def epoch_plan(size: int, batch_size: int, world_size: int, seed: int, epoch: Epoch | None) -> Plan:
+    """Batches over all ranks together, in order.
+
+    Each holds `batch_size * world_size` indices, the last may hold fewer, always a multiple of `world_size` so that
+    ranks have equal shares. A given `Epoch.order` is used as it is.
+    """
+    if epoch is not None and epoch.order is not None:
+        plan = list(epoch.order.numpy())
+        if any(len(row) % world_size for row in plan):
+            raise BadInput(f"batches of {len(plan[0])} cannot be shared equally by {world_size} processes")
+        return plan
+    chosen = np.arange(size) if epoch is None or epoch.indices is None else epoch.indices.numpy()
+    order = chosen[np.random.default_rng(seed).permutation(len(chosen))]
+    order = order[: len(order) // world_size * world_size]
+    if not len(order):
+        raise BadInput(f"the training data has {len(chosen)} samples for {world_size} processes: nothing to train on")
+    step = batch_size * world_size
+    return [order[start : start + step] for start in range(0, len(order), step)]
+
+
+def steps_per_epoch(size: int, batch_size: int, world_size: int, accumulate: int) -> int:
+    """Updates in an epoch over `size` samples."""
+    batches = -(-(size // world_size) // batch_size)
+    return -(-batches // accumulate)
+
+
+def is_seeded(dataset: Dataset[Any]) -> bool:
+    """Whether samples draw chance, so that each must be made under its own seed."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return bool(getattr(dataset, "seeded", not isinstance(dataset, TensorDataset)))
+
+
+class SeededView(Dataset[Any]):
+    """A data set read by (index, seed) keys. `fields` replaces fields of the samples (new labels)."""
+
+    def __init__(self, dataset: Dataset[Any], fields: dict[str, torch.Tensor] | None = None) -> None:
+        self.dataset = dataset
+        self.fields = fields or {}
+        self.seeded = is_seeded(dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Any]:
+        if self.seeded:
+            samples = []
+            with kept_cpu_generators():
+                for index, seed in keys:
+                    seed_cpu(seed)
+                    samples.append(self.dataset[index])
+        elif hasattr(self.dataset, "__getitems__"):
+            samples = self.dataset.__getitems__([index for index, _ in keys])
+        else:
+            samples = [self.dataset[index] for index, _ in keys]
+        if self.fields:
+            return [self._relabelled(sample, index) for sample, (index, _) in zip(samples, keys, strict=True)]
+        return samples
+
+    def _relabelled(self, sample: Any, index: int) -> Any:
+        import dataclasses
+
+        values = {name: column[index] for name, column in self.fields.items()}
+        if isinstance(sample, dict):
+            return {**sample, **values}
+        return dataclasses.replace(sample, **values)
+
+
+class _Batches:
+    """The batch sampler: rows of the plan from a position on, this rank's columns, with a seed beside each index."""
+
+    def __init__(self, plan: Plan, start: int, rank: int, world_size: int, seed: int) -> None:
+        self.plan, self.start, self.rank, self.world_size, self.seed = plan, start, rank, world_size, seed
+
+    def __len__(self) -> int:
+        return len(self.plan) - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for row in self.plan[self.start :]:
+            share = len(row) // self.world_size
+            own = row[self.rank * share : (self.rank + 1) * share]
+            yield list(zip(own.tolist(), sample_seeds(self.seed, own).tolist(), strict=True))
+
+
+def training_loader(
+    dataset: Dataset[Any],
+    plan: Plan,
+    *,
+    start: int,
+    rank: int,
+    world_size: int,
+    seed: int,
+    workers: int,
+    fields: dict[str, torch.Tensor] | None = None,
+    context: str | None = None,
+) -> DataLoader[Any]:
+    """This rank's batches of an epoch from row `start` on."""
+    return DataLoader(
+        SeededView(dataset, fields),
+        batch_sampler=_Batches(plan, start, rank, world_size, stable_seed(seed, "sample")),
+        collate_fn=collate,
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(0),  # else the loader draws from the global generator
+        multiprocessing_context=context if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def dataset_size(dataset: Dataset[Any]) -> int:
+    """Number of samples. Raises BadInput for an empty data set or one without a length."""
+    try:
+        size = len(dataset)  # type: ignore[arg-type]
+    except TypeError:
+        raise BadInput(f"{type(dataset).__name__} has no length: training needs a map-style data set") from None
+    if size == 0:
+        raise BadInput("the training data is empty: 0 samples")
+    return size

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run in progress apart from its loop: what it holds, how that is validated, saved and taken up again."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mien.engine.cursor import Cursor
+from mien.engine.evaluation import modes_kept
+from mien.engine.federation import Federation
+from mien.engine.journal import Journal, LiveSession
+from mien.engine.method import Method, build
+from mien.engine.pretrained import save_pretrained
+from mien.engine.ranks import Ranks
+from mien.engine.run import Run, phase_from, run_config
+from mien.engine.schedule import Phase, Rounds, Schedule
+from mien.engine.seeding import generator_states, kept_generators, stable_seed
+from mien.engine.settings import Settings
+from mien.engine.sources import TrainingData
+from mien.engine.state import load_module_state, load_state, module_state, save_state
+from mien.engine.strategy import Strategy, evaluation_weights
+from mien.engine.update import Updater
+from mien.errors import BadInput
+
+KIND = "checkpoint"
+
+
+class Training:
+    """One run in progress. A checkpoint holds its cursor, method, updater, strategies, federation and generators."""
+
+    def __init__(
+        self,
+        method: Method,
+        data: TrainingData,
+        schedule: Schedule,
+        settings: Settings,
+        run: Run,
+        ranks: Ranks,
+        strategies: Sequence[Strategy],
+    ) -> None:
+        self.method, self.data, self.schedule, self.settings = method, data, schedule, settings
+        self.run, self.ranks, self.strategies = run, ranks, tuple(strategies)
+        self.federation = Federation(method.personal, schedule.weighting) if isinstance(schedule, Rounds) else None
+        self.journal = Journal(run, settings, ranks)
+        self.at = Cursor()
+        self.updater: Updater | None = None
+        self.resumed: dict[str, Any] | None = None  # a checkpoint that is not yet taken up in full
+        method.session = LiveSession(ranks, self.journal, settings.seed, lambda: self.at.step)
+
+    # --- validation -------------------------------------------------------------------------------------------
+    def validate(self, phase: Phase) -> None:
+        """Evaluate on the phase's held-out data, with the strategies' weights; keep the best model."""
+        sets = self.data.validation(phase)
+        if sets is None:
+            return
+        self.average_statistics()
+        metrics: dict[str, float] = {}
+        with modes_kept(self.method), evaluation_weights(self.method, self.strategies), kept_generators():
+            for name, dataset in (sets if isinstance(sets, Mapping) else {"": sets}).items():
+                found = self.method.validate(dataset, batch_size=self.settings.batch_size)
+                metrics.update({f"{name}/{key}" if name else key: value for key, value in found.items()})
+        for key in sorted({name.rpartition("/")[2] for name in metrics if "/" in name}):
+            parts = [value for name, value in metrics.items() if name.endswith(f"/{key}")]
+            metrics.setdefault(key, sum(parts) / len(parts))
+        self.at.validated = self.ranks.from_first(metrics)
+        self.journal.validation(self.at.step, self.at.epoch, phase, self.at.validated)
+        self._keep_best()
+
+    def _keep_best(self) -> None:
+        monitor = self.settings.monitor
+        if monitor is None:
+            return
+        if monitor not in self.at.validated:
+            raise BadInput(f"monitor is {monitor!r}: validation gives {', '.join(self.at.validated)}")
+        value = self.at.validated[monitor]
+        sign = 1.0 if self.settings.higher_is_better else -1.0
+        if self.at.best is None or sign * value > sign * self.at.best:
+            self.at.best, self.at.waited = value, 0
+            self.save_model("best")
+        else:
+            self.at.waited += 1
+
+    def patience_is_over(self) -> bool:
+        """Whether the monitored metric has not improved for too long."""
+        return self.settings.patience is not None and self.at.waited >= self.settings.patience
+
+    def average_statistics(self) -> None:
+        """Batch-norm statistics are per rank while training; they are averaged before evaluating and saving."""
+        if self.ranks.world_size > 1:
+            norms = [m for m in self.method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+            self.ranks.average_([b for m in norms for b in (m.running_mean, m.running_var) if b is not None])
+
+    # --- saving and resuming ----------------------------------------------------------------------------------
+    def start(self, resume: bool, origin: Any) -> None:
+        """Begin a new run folder, or take up the last checkpoint of one."""
+        config = self._config(origin)
+        path = self.run.checkpoint
+        self.method.to(self.ranks.device)
+        if resume and path is None:
+            raise BadInput("resume needs the run folder: give out")
+        if resume and path is not None and path.exists():
+            self._resume(path, config)
+        elif self.ranks.rank == 0 and not (resume and self.run.exists()):
+            self.run.create(config, self.data.manifest())
+        if self.ranks.rank == 0:
+            self.run.open_metrics(self.journal.size, self.settings.tensorboard, self.at.step)
+
+    def _config(self, origin: Any) -> dict[str, Any]:
+        return run_config(self.method, self.schedule, self.settings, self.strategies, origin)
+
+    def _resume(self, path: Path, config: dict[str, Any]) -> None:
+        state = load_state(path, KIND)
+        for key in ("method", "class", "method_config", "schedule", "strategies"):
+            if state["config"][key] != config[key]:
+                raise BadInput(f"{path} is of another run: its {key} is {state['config'][key]!r}, not {config[key]!r}")
+        if state["world_size"] != self.ranks.world_size:
+            raise BadInput(f"{path} was written by {state['world_size']} processes: resume with as many")
+        self.at = Cursor.from_state(state["cursor"])
+        self.journal.size = state["metrics_size"]
+        for outcome in self.at.history:
+            build(self.method, outcome.phase)
+        if state["phase"] is not None:
+            build(self.method, phase_from(state["phase"]))
+            self.resumed = state
+        self.method.to(self.ranks.device)
+        self.load(state["method"])
+        for strategy, kept in zip(self.strategies, state["strategies"], strict=True):
+            strategy.begin(self.method)
+            strategy.load_state(kept)
+        if self.federation is not None:
+            self.federation.load_state(state["federation"])
+
+    def checkpoint_is_due(self) -> bool:
+        """Whether this step is a safe point, or the user asked to stop."""
+        every = self.settings.checkpoint_every
+        return (every is not None and self.at.step % every == 0) or self.journal.interrupted(self.at.step)
+
+    def checkpoint(self, phase: Phase | None) -> None:
+        """Write the last checkpoint; `phase` is None when training is complete."""
+        if self.run.checkpoint is None:
+            self.journal.stop_if_interrupted()
+            return
+        if phase is not None and self.updater is not None:
+            self.journal.flush(self.at.step, self.at.epoch, phase, self.updater)
+        self.average_statistics()
+        generators = self.ranks.gather_objects(generator_states())
+        if self.ranks.rank == 0:
+            state = {
+                "config": self._config(None),
+                "world_size": self.ranks.world_size,
+                "phase": asdict(phase) if phase is not None else None,
+                "cursor": self.at.state(),
+                "method": module_state(self.method),
+                "updater": self.updater.state() if phase is not None and self.updater is not None else None,
+                "strategies": [strategy.state() for strategy in self.strategies],
+                "federation": self.federation.state() if self.federation is not None else None,
+                "generators": generators,
+                "metrics_size": self.journal.size,
+            }
+            save_state(self.run.checkpoint, state, KIND)
+        self.journal.stop_if_interrupted()
+
+    def save_model(self, name: str) -> None:
+        """Save the method in the run folder, with the strategies' weights."""
+        if self.run.folder is None or self.ranks.rank > 0:
+            return
+        with evaluation_weights(self.method, self.strategies):
+            save_pretrained(self.method, self.run.folder / name, phases=self.method.built)
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Load a state into the method."""
+        load_module_state(self.method, state, self.method.dynamic_buffers)
+
+    def seed(self, *parts: int | str) -> int:
+        """A seed that follows from the run's and from what it is for."""
+        return stable_seed(self.settings.seed, *parts)
+
+
+def checksum(method: Method) -> int:
+    """A checksum over all parameters, bit by bit."""
+    result = 0
+    for parameter in method.parameters():
+        raw = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        result = zlib.crc32(raw.tobytes(), result)
+    return result
