@@ -50,11 +50,11 @@ def evaluation_loader(
         device: Where the batches go.
         by_group: Whether a batch is one whole group, in order of first appearance.
         cap: With `by_group`, the most samples of a group; more are thinned at a fixed stride. None for all.
-        groups: Group of every sample; by default `dataset.groups`.
+        groups: Group of every sample; by default `dataset.units` (what is predicted together) or `dataset.groups`.
     """
     size = len(dataset)  # type: ignore[arg-type]
     if by_group:
-        names = groups if groups is not None else getattr(dataset, "groups", None)
+        names = groups if groups is not None else getattr(dataset, "units", getattr(dataset, "groups", None))
         if names is None:
             raise BadInput(f"{type(dataset).__name__} has no `groups`: this method predicts whole groups at once")
         members: dict[str, list[int]] = {}

@@ -101,10 +101,17 @@ class _Batches:
         return len(self.plan) - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for row in self.plan[self.start :]:
+        rows = self.plan[self.start :]
+        if not rows:
+            return
+        seeds = sample_seeds(self.seed, np.concatenate(rows))  # at once: row by row it costs 50 us a step
+        offset = 0
+        for row in rows:
             share = len(row) // self.world_size
-            own = row[self.rank * share : (self.rank + 1) * share]
-            yield list(zip(own.tolist(), sample_seeds(self.seed, own).tolist(), strict=True))
+            first = self.rank * share
+            own = row[first : first + share]
+            yield list(zip(own.tolist(), seeds[offset + first : offset + first + share].tolist(), strict=True))
+            offset += len(row)
 
 
 def training_loader(

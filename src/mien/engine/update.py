@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -87,7 +89,7 @@ class Updater:
         seen: list[dict[str, Tensor]] = []
         closures = [self._closure(name, steps, column, seen) for column in range(len(first.batches))]
         optimizer: Any = self.stepped[name]
-        with self._frozen(self.others[name]):
+        with _frozen(self.others[name]) if self.others[name] else nullcontext():
             if takes_closures(optimizer):
                 optimizer.step(closures)
             else:
@@ -106,22 +108,21 @@ class Updater:
 
         def closure() -> Tensor:
             self.optimizers[name].zero_grad(set_to_none=True)
-            totals: dict[str, Tensor] = {}
-            for i, step in enumerate(steps):
-                with self.ranks.hold_back(self.call, enabled=i < len(steps) - 1), torch.enable_grad():
-                    losses = self.call(step.loss.__name__, _Box(step.batches[column]))
-                    total = sum(losses.values()) / len(steps) if len(steps) > 1 else sum(losses.values())
-                    self.ranks.backward(total)
-                for key, value in losses.items():
-                    part = value.detach() / len(steps) if len(steps) > 1 else value.detach()
-                    totals[key] = totals[key] + part if key in totals else part
+            parts: list[dict[str, Tensor]] = []
+            with torch.enable_grad():
+                for i, step in enumerate(steps):
+                    with self.ranks.hold_back(self.call, enabled=i < len(steps) - 1):
+                        losses = self.call(step.loss.__name__, _Box(step.batches[column]))
+                        total = reduce(add, losses.values())
+                        self.ranks.backward(total if len(steps) == 1 else total / len(steps))
+                    parts.append({key: value.detach() for key, value in losses.items()})
             for strategy in self.strategies:
                 strategy.gradients(self.method, name)
             if self.clip is not None:
                 self.ranks.unscale(self.stepped[name])
                 torch.nn.utils.clip_grad_norm_(self.parameters[name], self.clip)
-            seen.append(totals)
-            return sum(totals.values(), torch.zeros(()))
+            seen.append(parts[0] if len(parts) == 1 else _mean(parts))
+            return total.detach() if len(parts) == 1 else reduce(add, seen[-1].values())
 
         return closure
 
@@ -129,16 +130,6 @@ class Updater:
         own = set(map(id, self.parameters[name]))
         everyone = [p for other, ps in self.parameters.items() if other != name for p in ps]
         return [p for p in dict.fromkeys(everyone) if id(p) not in own and p.requires_grad]
-
-    @contextmanager
-    def _frozen(self, parameters: list[nn.Parameter]) -> Iterator[None]:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in parameters:
-                parameter.requires_grad_(True)
 
     def refuse_closures(self, what: str, advice: str) -> None:
         """Raise BadInput when an optimiser takes closures, which a loss scaler cannot serve."""
@@ -170,9 +161,24 @@ class Updater:
             self.ranks.load_scaler_state(state["scaler"])
 
 
+@contextmanager
+def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
 def takes_closures(optimizer: Any) -> bool:
     """Whether the optimiser's `step` takes a list of closures, one per batch of the Step."""
     return bool(getattr(optimizer, "takes_closures", False))
+
+
+def _mean(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {key: torch.stack([part[key] for part in parts]).mean() for key in parts[0]}
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

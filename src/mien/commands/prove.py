@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mien prove NAME`: the experiment that tests a method's claim against its baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mien.catalog import PROOFS, find, load_object
+from mien.commands._parser import Parser, positive
+from mien.errors import BadInput
+
+
+def run(arguments: list[str]) -> int:
+    """Run the proof of a method, or continue it: seeds that are done are not repeated."""
+    parser = Parser("prove", "Test a method's claim against its baseline: paired seeds, equal budgets, an interval.")
+    parser.add_argument("name", metavar="NAME", help=f"a method that has a proof: {', '.join(PROOFS)}")
+    parser.add_argument("--data", default="embedded", metavar="DIR", help="real data, or 'embedded'")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="paired seeds (default: the proof's own)")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="seeds at the same time")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads of each seed")
+    parser.add_argument("--max-steps", type=positive, metavar="N", help="a smaller budget, to try it out")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--out", default="results/proofs", metavar="DIR", help="NAME.json and NAME.png go here")
+    given = parser.read(arguments)
+    entry = find(given.name)
+    if entry.name not in PROOFS:
+        state = "is planned, not available yet" if not entry.available else "has no proof yet"
+        raise BadInput(f"method {entry.name!r} {state}: there are proofs of {', '.join(PROOFS)}")
+    if given.data != "embedded" and not Path(given.data).exists():
+        raise BadInput(f"--data: {given.data} does not exist: give a folder, or 'embedded'")
+
+    from mien.proofs.harness import prove
+
+    result: dict[str, Any] = prove(
+        load_object(PROOFS[entry.name]),
+        data=given.data,
+        seeds=given.seeds,
+        jobs=given.jobs,
+        threads=given.threads,
+        max_steps=given.max_steps,
+        device=given.device,
+        out=Path(given.out),
+    )
+    low, high = result["interval"]
+    print(f"claim: {result['claim']}")
+    print(f"verdict: {result['verdict']}")
+    print(
+        f"difference in {result['metric']}: [{_signed(low)}, {_signed(high)}] over {len(result['seeds'])} paired seeds"
+    )
+    print(f"written: {Path(given.out) / (entry.name + '.json')}")
+    return 0
+
+
+def _signed(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:+.3f}"

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What forensics methods see and answer: face images with labels in, a score and evidence out.
+
+Two data sets: images on disk that are labelled already (`FaceRecords`), and forgeries made from faces
+(`ForgedFaces`). Both give `Faces`, know the group of every sample (the person or source video that must not be split)
+and its unit (the video that gets one score).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mien.data.faces import crop as crop_face
+from mien.data.folders import Record, fingerprints
+from mien.data.images import load_tensor, resize_tensor
+from mien.errors import BadInput
+
+
+@dataclass
+class Faces:
+    """A face image with what is known about it; a batch of them is the same type with stacked fields.
+
+    Args:
+        image: (3, H, W), in a batch (B, 3, H, W); float32 in [0, 1].
+        label: 0 real, 1 forged, -1 unknown.
+        group: Person or source video; never in two splits.
+        kind: "real" or the kind of forgery.
+        path: The file; "" for a generated image.
+        mask: (1, H, W) in [0, 1], where it was forged; None if nobody knows.
+        unit: The video that gets one score together; "" for a single picture.
+    """
+
+    image: Tensor
+    label: int | Tensor
+    group: str | list[str] = ""
+    kind: str | list[str] = ""
+    path: str | list[str] = ""
+    mask: Tensor | None = None
+    unit: str | list[str] = ""
+
+
+@dataclass
+class Verdict:
+    """The answer for a batch.
+
+    Args:
+        score: Probability of forged, (B,) in [0, 1].
+        evidence: Where the score comes from, (B, 1, H, W) in [0, 1], or None.
+    """
+
+    score: Tensor
+    evidence: Tensor | None = None
+
+
+class FaceRecords(Dataset[Faces]):
+    """Labelled images on disk.
+
+    Args:
+        records: What to read.
+        size: Side of the square images in pixels.
+        crop: "none" takes images as they are; "auto" finds and aligns the face (extra `face`).
+        flip: Mirror every second image at random; for training.
+    """
+
+    def __init__(self, records: Sequence[Record], size: int, *, crop: str = "none", flip: bool = False) -> None:
+        self.records, self.size, self.crop, self.flip = list(records), size, crop, flip
+        self.seeded = flip
+        self.groups = [record.group for record in self.records]
+        self.units = [record.video or str(record.path) for record in self.records]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Faces:
+        record = self.records[index]
+        image = load_face(record.path, self.size, self.crop)
+        if image is None:
+            raise BadInput(f"{record.path}: no face found; crop the faces beforehand and use crop none")
+        if self.flip and torch.rand(()) < 0.5:
+            image = image.flip(-1)
+        label = -1 if record.label is None else record.label
+        return Faces(image, label, record.group, record.kind, str(record.path), None, self.units[index])
+
+    def manifest(self, description: str) -> dict[str, Any]:
+        """Groups and file hashes, for the check that test data were not trained on."""
+        files = fingerprints([record.path for record in self.records])
+        return {"groups": sorted(set(self.groups)), "files": sorted(set(files)), "description": description}
+
+
+def load_face(path: Any, size: int, crop: str) -> Tensor | None:
+    """The face of an image file as (3, size, size) in [0, 1]; None where none is found with crop "auto"."""
+    if crop == "none":
+        return load_tensor(path, size)
+    found = crop_face(load_tensor(path), crop, size=size)
+    return None if found.image is None else resize_tensor(found.image, size)

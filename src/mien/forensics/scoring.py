@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well a detector does: frames and videos, overall and per kind of forgery, with intervals over persons or videos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mien.engine import Method, predictions
+from mien.errors import BadInput
+from mien.forensics.answers import video_score
+from mien.forensics.data import Faces, Verdict
+from mien.metrics.binary import OneClass, members
+from mien.metrics.intervals import Interval, metric_interval
+
+THRESHOLD = 0.5
+METRICS = ("auc", "average_precision", "eer", "accuracy", "balanced_accuracy", "brier")
+
+
+@dataclass
+class Scored:
+    """Scores of a data set, one entry per frame or per video.
+
+    Args:
+        score: Probability of forged, (N,).
+        label: 0 or 1, (N,).
+        group: Person or source video, (N,): what intervals are drawn over.
+        kind: "real" or the kind of forgery, (N,).
+        name: What it is called, (N,): the file or the video.
+    """
+
+    score: np.ndarray
+    label: np.ndarray
+    group: list[str]
+    kind: list[str]
+    name: list[str]
+    unit: list[str] = field(default_factory=list)
+
+    def videos(self) -> Scored:
+        """One entry per unit, its score the mean log odds of its frames, in order of first appearance."""
+        rows: dict[str, list[int]] = {}
+        for i, unit in enumerate(self.unit):
+            rows.setdefault(unit, []).append(i)
+        first = [members[0] for members in rows.values()]
+        return Scored(
+            np.array([video_score(self.score[members]) for members in rows.values()]),
+            self.label[first],
+            [self.group[i] for i in first],
+            [self.kind[i] for i in first],
+            list(rows),
+            list(rows),
+        )
+
+    @property
+    def has_videos(self) -> bool:
+        """Whether some unit has more than one frame."""
+        return len(set(self.unit)) < len(self.unit)
+
+
+def score(
+    method: Method, dataset: Any, *, batch_size: int = 64, workers: int = 0, max_batches: int | None = None
+) -> Scored:
+    """The method's scores on a data set of `Faces`. Samples of unknown label (-1) are refused."""
+    parts: dict[str, list[Any]] = {name: [] for name in ("score", "label", "group", "kind", "name", "unit")}
+    stream = predictions(method, dataset, batch_size, workers=workers, cap=batch_size)
+    for step, (batch, verdict) in enumerate(stream, start=1):
+        _collect(parts, batch, verdict)
+        if step == max_batches:
+            break
+    labels = np.array(parts["label"])
+    if (labels < 0).any():
+        raise BadInput(f"{int((labels < 0).sum())} of {len(labels)} images have no label: evaluation needs real and forged")
+    return Scored(np.array(parts["score"]), labels, parts["group"], parts["kind"], parts["name"], parts["unit"])
+
+
+def _collect(parts: dict[str, list[Any]], batch: Faces, verdict: Verdict) -> None:
+    count = len(verdict.score)
+    parts["score"].extend(verdict.score.float().cpu().tolist())
+    parts["label"].extend(batch.label.tolist())  # type: ignore[union-attr]
+    parts["group"].extend(batch.group)
+    parts["kind"].extend(batch.kind)
+    start = len(parts["name"])
+    parts["name"].extend(path or f"sample {start + i}" for i, path in enumerate(batch.path))
+    parts["unit"].extend(unit or parts["name"][start + i] for i, unit in enumerate(batch.unit))
+    assert len(batch.group) == count
+
+
+def figures(scored: Scored, seed: int = 0) -> dict[str, Interval]:
+    """Every metric with its interval. Frame metrics always, `video_` ones where there are videos."""
+    table = {name: _interval(name, scored, seed) for name in METRICS}
+    if scored.has_videos:
+        videos = scored.videos()
+        table |= {f"video_{name}": _interval(name, videos, seed) for name in METRICS}
+    return table
+
+
+def by_kind(scored: Scored, seed: int = 0) -> dict[str, Interval]:
+    """AUC of each kind of forgery against all real images."""
+    table = {}
+    for kind, mask in members(scored.kind, "real").items():
+        rows = np.flatnonzero(mask)
+        part = Scored(scored.score[rows], scored.label[rows], *_picked(scored, rows))
+        table[kind] = _interval("auc", part, seed)
+    return table
+
+
+def _picked(scored: Scored, rows: np.ndarray) -> tuple[list[str], ...]:
+    return tuple([column[i] for i in rows] for column in (scored.group, scored.kind, scored.name, scored.unit))
+
+
+def _interval(metric: str, scored: Scored, seed: int) -> Interval:
+    try:
+        return metric_interval(metric, scored.label, scored.score, scored.group, seed=seed)
+    except OneClass as error:
+        present = "real" if (scored.label == 0).all() else "forged"
+        raise BadInput(f"the test data holds {present} images only: evaluation needs real and forged ones") from error

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Curves and intervals as matplotlib figures. No pyplot: nothing global is read or set, and any thread may draw.
+
+Every function takes the theme it is drawn in and returns a `Figure`; `png` turns that into a file's bytes, the same bytes
+for the same numbers.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mien.errors import BadInput
+from mien.metrics.binary import Calibration, PrecisionRecall, RocCurve
+from mien.metrics.intervals import Interval
+from mien.report.style import DASHES, LIGHT, MARKERS, Theme
+
+DOTS_PER_INCH = 192
+"""Two dots for each CSS pixel: sharp on phones."""
+
+_POINTS = 500
+"""Points of a training curve; more than a screen can show are averaged."""
+
+
+def figure(width: float, height: float, theme: Theme) -> Figure:
+    """An empty figure, in inches of 96 CSS pixels."""
+    made = Figure(figsize=(width, height), layout="constrained", facecolor=theme.paper)
+    FigureCanvasAgg(made)
+    return made
+
+
+def png(drawn: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def dress(axes: Axes, theme: Theme, *, x: str = "", y: str = "", title: str = "", grid: str = "both") -> None:
+    """The common look of all axes: two spines, a light grid below the data, sentence-case labels."""
+    axes.set_facecolor(theme.paper)
+    axes.set_axisbelow(True)
+    if grid:
+        axes.grid(True, axis=grid, color=theme.grid, linewidth=0.8)  # type: ignore[arg-type]
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(theme.muted)
+    axes.tick_params(colors=theme.ink, labelsize=9, length=3, color=theme.muted)
+    axes.set_xlabel(x, color=theme.ink, fontsize=10)
+    axes.set_ylabel(y, color=theme.ink, fontsize=10)
+    if title:
+        axes.set_title(title, color=theme.ink, fontsize=10.5, fontweight="bold", loc="left", pad=8)
+
+
+def legend(axes: Axes, theme: Theme, where: str = "best") -> None:
+    """A legend without a frame, in the theme's ink."""
+    axes.legend(loc=where, frameon=False, labelcolor=theme.ink, fontsize=9, handlelength=2.6)
+
+
+def _unit_square(axes: Axes) -> None:
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_aspect("equal")
+    ticks = np.linspace(0, 1, 6)
+    axes.set_xticks(ticks)
+    axes.set_yticks(ticks)
+
+
+def roc(curves: Mapping[str, RocCurve], theme: Theme = LIGHT) -> Figure:
+    """ROC curves, name -> curve; write the AUC into the name."""
+    made = figure(4.4, 4.4, theme)
+    axes = made.add_subplot()
+    dress(axes, theme, x="false alarms (real called forged)", y="forgeries found", title="ROC")
+    axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle=":")
+    for i, (name, curve) in enumerate(curves.items()):
+        axes.plot(curve.false_positive, curve.true_positive, label=name, linewidth=2, **_line(i, theme))
+    _unit_square(axes)
+    legend(axes, theme, "lower right")
+    return made
+
+
+def precision_recall(curves: Mapping[str, PrecisionRecall], base_rate: float, theme: Theme = LIGHT) -> Figure:
+    """Precision-recall curves, name -> curve, over the line of a detector that guesses.
+
+    Args:
+        curves: The curves.
+        base_rate: Share of forged items, the precision of guessing, in [0, 1].
+        theme: Colours.
+    """
+    made = figure(4.4, 4.4, theme)
+    axes = made.add_subplot()
+    dress(
+        axes, theme, x="recall (forgeries found)", y="precision (alarms that are right)", title="Precision and recall"
+    )
+    axes.axhline(base_rate, color=theme.muted, linewidth=1, linestyle=":")
+    for i, (name, curve) in enumerate(curves.items()):
+        precision = np.r_[curve.precision[0], curve.precision]
+        axes.step(np.r_[0.0, curve.recall], precision, label=name, where="pre", linewidth=2, **_line(i, theme))
+    _unit_square(axes)
+    legend(axes, theme, "lower left")
+    return made
+
+
+def reliability(curve: Calibration, theme: Theme = LIGHT, label: str = "") -> Figure:
+    """Share of forgeries against the mean score of a bin, above how many items each bin holds."""
+    made = figure(4.4, 4.4, theme)
+    upper, lower = made.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    title = f"Calibration (expected error {curve.ece:.3f})"
+    dress(upper, theme, y="share that is forged", title=title)
+    dress(lower, theme, x="score (probability of forged)", y="items", grid="y")
+    upper.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle=":")
+    full = curve.count > 0
+    upper.plot(
+        curve.predicted[full],
+        curve.observed[full],
+        marker="o",
+        markersize=5.5,
+        linewidth=2,
+        label=label,
+        **_line(0, theme),
+    )
+    upper.set_ylim(-0.02, 1.02)
+    lower.bar(
+        curve.edges[:-1],
+        curve.count,
+        width=np.diff(curve.edges) * 0.92,
+        align="edge",
+        color=theme.series[0],
+        alpha=0.75,
+    )
+    lower.set_xlim(-0.01, 1.01)
+    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    if label:
+        legend(upper, theme, "upper left")
+    return made
+
+
+def _line(i: int, theme: Theme) -> dict[str, Any]:
+    return {"color": theme.series[i % len(theme.series)], "linestyle": DASHES[i % len(DASHES)]}
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """A line of a forest plot.
+
+    Args:
+        name: What the number is of.
+        interval: The number with its bounds.
+        note: Text at the right: "p 0.03", "120 images".
+        emphasis: Whether it is the claim; drawn bold, and larger.
+    """
+
+    name: str
+    interval: Interval
+    note: str = ""
+    emphasis: bool = False
+
+
+def forest(
+    rows: Sequence[ForestRow], *, x: str, reference: float | None = 0.0, title: str = "", theme: Theme = LIGHT
+) -> Figure:
+    """Numbers with their intervals below each other, against a line of reference.
+
+    Args:
+        rows: From top to bottom.
+        x: What the numbers are, with their unit.
+        reference: Where to draw the line "no difference" or "chance"; None for none.
+        title: Heading.
+        theme: Colours.
+    """
+    if not rows:
+        raise BadInput("a forest plot needs at least one row")
+    made = figure(7.2, 1.0 + 0.36 * len(rows), theme)
+    axes = made.add_subplot()
+    dress(axes, theme, x=x, title=title, grid="x")
+    draw_forest(axes, rows, reference, theme)
+    return made
+
+
+def draw_forest(axes: Axes, rows: Sequence[ForestRow], reference: float | None, theme: Theme) -> None:
+    """The rows of a forest plot on given axes."""
+    if reference is not None:
+        axes.axvline(reference, color=theme.muted, linewidth=1.2, linestyle="--", zorder=1)
+    for i, row in enumerate(rows):
+        colour = theme.series[1] if row.emphasis else theme.series[0]
+        marker, size, width = ("D", 7.0, 2.6) if row.emphasis else ("o", 5.5, 1.8)
+        if row.interval.exists:
+            axes.plot(
+                [row.interval.low, row.interval.high], [i, i], color=colour, linewidth=width, solid_capstyle="butt"
+            )
+        if math.isfinite(row.interval.value):
+            axes.plot([row.interval.value], [i], marker=marker, markersize=size, color=colour, zorder=3)
+        if row.note:
+            axes.annotate(
+                row.note, (1.02, i), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color=theme.muted
+            )
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set_fontweight("bold" if row.emphasis else "normal")
+        label.set_fontsize(9.5)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.margins(x=0.08)
+
+
+def seeds(values: Mapping[str, Mapping[str, float]], *, x: str, proposed: str, theme: Theme = LIGHT) -> Figure:
+    """Every seed's value of every variant as a point, with the mean as a bar.
+
+    Args:
+        values: Variant -> seed -> value.
+        x: Name of the metric.
+        proposed: The variant that the claim is about.
+        theme: Colours.
+    """
+    made = figure(7.2, 1.0 + 0.36 * len(values), theme)
+    axes = made.add_subplot()
+    dress(axes, theme, x=x, grid="x")
+    draw_seeds(axes, values, proposed, theme)
+    return made
+
+
+def draw_seeds(axes: Axes, values: Mapping[str, Mapping[str, float]], proposed: str, theme: Theme) -> None:
+    """The points of `seeds` on given axes; a seed has the same height in every row, so pairs can be followed."""
+    names = sorted({seed for column in values.values() for seed in column}, key=lambda s: (len(s), s))
+    offset = dict(zip(names, np.linspace(-0.2, 0.2, len(names)) if len(names) > 1 else [0.0], strict=True))
+    for i, (name, column) in enumerate(values.items()):
+        colour = theme.series[1] if name == proposed else theme.series[0]
+        axes.plot(
+            list(column.values()),
+            [i + offset[seed] for seed in column],
+            linestyle="",
+            marker="o",
+            markersize=4.2,
+            color=colour,
+            alpha=0.75,
+            markeredgewidth=0,
+        )
+        mean = float(np.mean(list(column.values())))
+        axes.plot([mean, mean], [i - 0.34, i + 0.34], color=colour, linewidth=2.4, solid_capstyle="butt")
+    axes.set_yticks(range(len(values)), list(values))
+    for label, name in zip(axes.get_yticklabels(), values, strict=True):
+        label.set_fontweight("bold" if name == proposed else "normal")
+        label.set_fontsize(9.5)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    axes.margins(x=0.06)
+
+
+def training_curves(series: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], theme: Theme = LIGHT) -> Figure:
+    """Panels below each other that share the step axis.
+
+    Args:
+        series: Panel -> name -> points (step, value) by step: {"losses": {"ce": [(50, 0.7), ...]}}. Values that are
+            not finite leave a gap.
+        theme: Colours.
+    """
+    if not series:
+        raise BadInput("nothing to draw: the run has no metrics yet")
+    made = figure(7.2, 0.4 + 2.1 * len(series), theme)
+    panels = made.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (panel, lines) in zip(panels, series.items(), strict=True):
+        dress(axes, theme, title=panel)
+        for i, (name, points) in enumerate(lines.items()):
+            thin = _thinned(points)
+            dot = MARKERS[i % len(MARKERS)] if len(thin) < 25 else ""
+            axes.plot(thin[:, 0], thin[:, 1], label=name, linewidth=1.8, marker=dot, markersize=4, **_line(i, theme))
+        if len(lines) > 1 or panel != next(iter(lines)):
+            legend(axes, theme)
+    panels[-1].set_xlabel("step", color=theme.ink, fontsize=10)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    return made
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> np.ndarray:
+    """(n, 2) points, averaged in runs so that at most `_POINTS` are left."""
+    array = np.array(points, dtype=np.float64).reshape(-1, 2)
+    run = math.ceil(len(array) / _POINTS)
+    if run < 2:
+        return array
+    return np.array([array[i : i + run].mean(axis=0) for i in range(0, len(array), run)])

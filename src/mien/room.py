@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a family of methods offers to the command line and to `mien.train`, `mien.evaluate`, `mien.predict`.
+
+A family writes one object, `ROOM`, of a class derived from `Room`, and one row in `mien.catalog.FAMILIES` names it. The
+general code (the verbs, the Python functions, resume, the check for test data seen in training, tables of answers) is
+written once against this page and knows nothing about faces, forgeries or persons.
+
+Nothing heavy is imported here: a family imports what it needs in its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from mien.errors import BadInput, unknown_name
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+    from mien.engine.method import Method
+    from mien.engine.schedule import Schedule
+    from mien.engine.sources import TrainingData
+
+PresetName = Literal["paper", "small"]
+Cropping = Literal["auto", "none"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How a folder (or `embedded`) is read. All of it is plain JSON, so that a run can be resumed from its record.
+
+    Args:
+        kind: Layout of the data, one of the room's `kinds`; "auto" looks at the folder and says what it found.
+        crop: "auto" finds and aligns faces in photographs; "none" takes every image as it is.
+        validation: Share of the groups (persons, videos) kept for validation, in [0, 1).
+        seed: Splits and whatever else is drawn once follow from it.
+        strict: Refuse data whose classes can be told apart by framing or compression alone.
+    """
+
+    kind: str = "auto"
+    crop: Cropping = "auto"
+    validation: float = 0.1
+    seed: int = 0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crop not in ("auto", "none"):
+            raise BadInput(f"crop is {self.crop!r}: use auto or none")
+        if not 0 <= self.validation < 1:
+            raise BadInput(f"validation is {self.validation}: it must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Using:
+    """How a trained method is applied. The general code has moved the method to `device` and entered autocast already.
+
+    Args:
+        batch_size: Samples (or, for methods that predict by group, the most samples of a group) per call.
+        workers: Processes that load data.
+        device: Where batches go: "cpu", "cuda", "cuda:1", "mps". Never "auto": that is resolved before.
+        mode: Name of the method's way of answering; None for its default. A mode that the method does not know, or
+            that needs a `source` and has none, is refused with one line that names the modes that work.
+        source: Labelled training data that a mode with test-time adaptation needs (a folder or "embedded"), or None.
+        crop: As in `DataOptions`.
+        pictures: Whether pictures (curves, evidence maps) are written, where there is an output folder.
+        max_steps: At most so many batches (groups, for methods that predict by group); None for all. What is left out
+            is said in the notes.
+        seed: Whatever is drawn follows from it.
+    """
+
+    batch_size: int = 32
+    workers: int = 0
+    device: str = "cpu"
+    mode: str | None = None
+    source: str | None = None
+    crop: Cropping = "auto"
+    pictures: bool = True
+    max_steps: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named size of a method: the paper's, or one for a laptop without a GPU.
+
+    Args:
+        config: Arguments of the method's constructor that differ from its defaults, as plain JSON (a dict for a
+            dataclass such as the network: {"network": {"name": "tiny"}}).
+        settings: Fields of `mien.engine.Settings` that differ from the defaults: {"batch_size": 30}.
+        epochs: Passes over the data when the user names none.
+    """
+
+    config: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 1
+
+
+@dataclass(frozen=True)
+class TestData:
+    """Test data and what is needed to tell whether a model has seen them.
+
+    Args:
+        dataset: Samples of the family's type, in a fixed order, without augmentation.
+        manifest: As `TrainingData.manifest`: {"groups": sorted names, "files": sorted SHA-256 in hex,
+            "description": one line that says which data these are}.
+    """
+
+    __test__: ClassVar[bool] = False  # not a test, whatever pytest thinks of the name
+
+    dataset: Dataset[Any]
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table of answers.
+
+    Args:
+        path: The file or folder that the answer is about, as the user named it (folders: joined with the name inside).
+        values: Column name -> plain value (str, float, int, bool, None). The columns are the same in all rows.
+        error: Why there is no answer (one line), or None. A row with an error has empty `values`.
+    """
+
+    path: str
+    values: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What `Room.predict` gives: rows that are computed as they are asked for, batch by batch. Iterate over it once.
+
+    Args:
+        total: Number of rows to come, for the progress bar.
+        rows: The rows in the order of the inputs. Memory must not grow with their number.
+        notes: Lines that every reader of the answers must see: that a score is not evidence, what the model cannot
+            do. The general code puts the line in front that says what the model was trained on.
+    """
+
+    total: int
+    rows: Iterator[Row]
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.rows
+
+    def __len__(self) -> int:
+        return self.total
+
+
+class Room:
+    """Base of a family's `ROOM`. Rooms hold no state: the functions below get all that they need.
+
+    Bad input raises `mien.errors.BadInput` with one line.
+    """
+
+    family: ClassVar[str] = ""
+    """The family's name, as in the catalog."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("auto",)
+    """Values of `DataOptions.kind` that `open_data` and `open_test` know."""
+
+    # --- training ---------------------------------------------------------------------------------------------
+    def preset(self, name: str, preset: PresetName) -> Preset:
+        """The preset of the method `name`; called before the method exists. "paper" is the default of `mien train`."""
+        return Preset()
+
+    def schedule(self, method: Method, epochs: int) -> Schedule:
+        """In which phases the method is trained when the user asks for `epochs`. The default is one phase."""
+        from mien.engine.schedule import Single
+
+        return Single(epochs)
+
+    def open_data(self, source: str, method: Method, options: DataOptions) -> TrainingData:
+        """Training data for `method`.
+
+        Args:
+            source: A folder or file of the user's, or "embedded" for generated samples. It may not exist.
+            method: The method that will be trained; tells the image size and whether clips are wanted.
+            options: How to read it. `options.kind` has been checked against `kinds`.
+
+        Returns:
+            Training and validation data without common groups, and their manifest.
+        """
+        raise BadInput(f"the family {self.family!r} cannot be trained from the command line yet")
+
+    # --- testing ----------------------------------------------------------------------------------------------
+    def open_test(self, source: str, method: Method, options: DataOptions) -> TestData:
+        """Labelled test data: everything in `source`, or for "embedded" the persons that are never trained on."""
+        raise BadInput(f"the family {self.family!r} cannot be evaluated from the command line yet")
+
+    def evaluate(self, method: Method, test: TestData, out: Path | None, using: Using) -> dict[str, Any]:
+        """Numbers with intervals, and pictures.
+
+        The general code calls this after it has made sure that the model has not seen the data, adds what was run
+        (weights, data, versions, date) and writes the result as `out/evaluation.json`. A bar is the room's to show:
+        `mien.progress.track`.
+
+        Args:
+            method: In eval mode, on `using.device`.
+            test: What `open_test` gave, or a user's own data set with an empty manifest.
+            out: An existing folder for pictures, or None: nothing is written.
+            using: How to run.
+
+        Returns:
+            Plain JSON without NaN: {
+                "metrics": {name: {"value": float, "low": float | None, "high": float | None}},  # 95 % by group
+                "primary": name of the metric to print first and to compare runs by,
+                "items": [{"id": str, "group": str, "label": int, "score": float}, ...],  # one per scored unit
+                "pictures": [file names in `out`],
+                "notes": [lines for the reader: skipped files, confounded kinds, what an interval runs over]
+            }
+        """
+        raise BadInput(f"the family {self.family!r} cannot be evaluated from the command line yet")
+
+    def predict(self, method: Method, inputs: Sequence[Any], out: Path | None, using: Using) -> Answers:
+        """Answers for files, folders and folders of frames (or, from Python, images and tensors).
+
+        A broken file gives a row with `error`, and the others go on. Only input of which nothing can be used at all
+        (a path that does not exist, an empty folder) raises `BadInput`, before the first row.
+
+        Args:
+            method: In eval mode, on `using.device`.
+            inputs: Paths as str or Path, or images: PIL, uint8 arrays (H, W, 3), tensors (3, H, W) in [0, 1].
+            out: An existing folder for evidence pictures, or None: nothing is written.
+            using: How to run.
+        """
+        raise BadInput(f"the family {self.family!r} cannot predict from the command line yet")
+
+    # --- the five-minute tour ---------------------------------------------------------------------------------
+    def demo(self, data: str, out: Path, *, seed: int = 0, device: str = "cpu", max_steps: int | None = None) -> Demo:
+        """Train small, test on what was not seen, and write a self-contained HTML report into `out`."""
+        raise BadInput(f"the family {self.family!r} has no demo yet")
+
+    # --- help for the verbs -----------------------------------------------------------------------------------
+    def check_kind(self, kind: str) -> None:
+        """Raise `BadInput` with the nearest name when `kind` is not one of the room's."""
+        if kind not in self.kinds:
+            raise unknown_name("kind of data", kind, self.kinds)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a demo hands back.
+
+    Args:
+        report: The HTML file.
+        lines: What to print, in order: the figures with their intervals.
+        figures: The same as plain JSON.
+    """
+
+    report: Path
+    lines: tuple[str, ...] = ()
+    figures: dict[str, Any] = field(default_factory=dict)
