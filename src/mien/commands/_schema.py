@@ -7,7 +7,6 @@ be a callable.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import inspect
 import re
@@ -61,8 +60,8 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
     """The options as plain values. Raises BadInput, in one line, for whatever jsonargparse cannot take."""
     try:
         return dict(parser.parse_args(same_dashes(arguments, "_")).as_dict())
-    except (argparse.ArgumentError, TypeError) as error:
-        raise BadInput(explain(parser, str(error))) from error
+    except Exception as error:
+        raise BadInput(explain(parser, str(error) or type(error).__name__)) from error
 
 
 def _defaults(parser: ArgumentParser, prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -106,6 +105,8 @@ def explain(parser: ArgumentParser, message: str) -> str:
         return _unknown_key(found[1], options)
     if found := re.match(r'Parser key "config": File does not exist: (.+)', message):
         return f"--config: {found[1].strip(chr(39))} does not exist"
+    if "is not allowed, denied by" in message and not message.startswith("Parser key"):
+        return "import paths are not accepted here, only names and values"
     if message.startswith("Problems parsing config"):
         return f"--config: not YAML or JSON: {_flat(message.partition(':')[2])}"
     if found := re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples and batches: a family's sample is a dataclass (or dict, tuple, tensor); its batch is the same type, stacked."""
+"""Samples and batches: a sample is a dataclass (or dict, tuple, tensor); its batch is the same type, stacked."""
 
 from __future__ import annotations
 

@@ -98,7 +98,9 @@ def _mask(images: Tensor, seeds: Seeds, points: Tensor, region: str, softness: t
 
 def _steps(op: str, **parameters: Tensor | list[str]) -> list[list[Step]]:
     """One step per image, with its parameters rounded for reading."""
-    columns = {name: v if isinstance(v, list) else v.double().round(decimals=4).tolist() for name, v in parameters.items()}
+    columns = {
+        name: v if isinstance(v, list) else v.double().round(decimals=4).tolist() for name, v in parameters.items()
+    }
     count = len(next(iter(columns.values())))
     return [[{"op": op} | {name: column[i] for name, column in columns.items()}] for i in range(count)]
 
@@ -124,7 +126,14 @@ def self_blend(images: Tensor, seeds: Seeds, points: Tensor | None = None) -> Fo
     source = ops.warp(source, ops.about(ops.mean_point(points), scale=scale, degrees=degrees, shift=move))
     mask = mask * ratio[:, None, None, None]
     steps = _steps(
-        "self-blend", colour=shift, contrast=contrast, sharpness=amount, move=move, scale=scale, degrees=degrees, ratio=ratio
+        "self-blend",
+        colour=shift,
+        contrast=contrast,
+        sharpness=amount,
+        move=move,
+        scale=scale,
+        degrees=degrees,
+        ratio=ratio,
     )
     return Forgery(ops.blend(images, source, mask), mask, steps)
 
@@ -157,7 +166,9 @@ def swap(
     source = ops.match_colour(source, images, mask)
     ratio = _t(between(seeds, "ratio", 0.85, 1.0))
     mask = mask * ratio[:, None, None, None]
-    steps = _steps("swap", donor=list(names or [""] * len(images)), move=move, scale=scale, degrees=degrees, ratio=ratio)
+    steps = _steps(
+        "swap", donor=list(names or [""] * len(images)), move=move, scale=scale, degrees=degrees, ratio=ratio
+    )
     return Forgery(ops.blend(images, source, mask), mask, steps)
 
 
@@ -199,14 +210,13 @@ def edit_region(images: Tensor, region: str, seeds: Seeds, points: Tensor | None
     if region not in REGIONS:
         raise unknown_name("region", region, REGIONS)
     points = _points(images, points)
-    unit = images.shape[-1] / 112
     mask = _mask(images, seeds, points, region, (1.0, 2.5))
     # Mild edits teach a small network nothing: the size changes by at least a seventh, the angle by 4 degrees.
     scale = torch.exp(_sign(seeds, "larger") * _t(between(seeds, "scale", math.log(1.15), math.log(4 / 3))))
     degrees = _sign(seeds, "turned") * _t(between(seeds, "degrees", 4.0, 9.0))
     shift = _vector(seeds, "colour", 0.07, 3)
     source = ops.recolour(images, mask, shift=shift, contrast=torch.ones(len(images)))
-    centres, radii, _ = ops.region_ellipses(region, points)
+    centres, _, _ = ops.region_ellipses(region, points)
     edited = images
     for k in range(centres.shape[1]):  # each eye turns about itself, the second one the other way
         moved = ops.warp(source, ops.about(centres[:, k], scale=scale, degrees=degrees if k == 0 else -degrees))

@@ -97,7 +97,7 @@ def about(centre: Tensor, *, scale: Tensor, degrees: Tensor, shift: Tensor | Non
 
 
 def pixel_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """x and y of the pixels' centres, each (H, W)."""
+    """X and y of the pixels' centres, each (H, W)."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     return x, y
 
@@ -153,7 +153,9 @@ def soft_ellipses(
 def nearer(mask: Tensor, centres: Tensor, k: int) -> Tensor:
     """1 where a pixel is nearer to the k-th of two centres (B, 2, 2) than to the other, else 0; the mask's shape."""
     x, y = pixel_grid(*mask.shape[-2:])
-    squared = [((x - c[:, 0, None, None]) ** 2 + (y - c[:, 1, None, None]) ** 2)[:, None] for c in centres.unbind(dim=1)]
+    squared = [
+        ((x - c[:, 0, None, None]) ** 2 + (y - c[:, 1, None, None]) ** 2)[:, None] for c in centres.unbind(dim=1)
+    ]
     return (squared[k] < squared[1 - k]).to(mask.dtype)
 
 
@@ -194,7 +196,6 @@ def sharpness(images: Tensor, amount: Tensor) -> Tensor:
 
 def moments(images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each channel inside the mask, each (B, 3, 1, 1)."""
-
 
     def total(plane: Tensor) -> Tensor:  # numpy adds in an order that depends on H and W alone
         return torch.from_numpy(plane.numpy().sum(axis=(2, 3), keepdims=True))

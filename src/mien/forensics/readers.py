@@ -12,104 +12,28 @@ crops).
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from mien.data.folders import Record
 from mien.data.listing import list_images, natural_key, printable
 from mien.errors import BadInput, unknown_name
+from mien.forensics.dfdc import dfdc_preview
+from mien.forensics.frame_folders import (
+    check_split,
+    child,
+    complete,
+    frame_records,
+    no_data,
+    read_json,
+    root_folder,
+    videos_in,
+)
 
-FRAME_FOLDERS = ("frames", "images", "faces", "crops")
 COMPRESSIONS = ("raw", "c0", "c23", "c40")  # "c0" is the older name of "raw"
 FACEFORENSICS_KINDS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
-
-_HELP = {
-    "FaceForensics++": "ask its authors (Roessler et al., TU Munich) through their request form, extract the frames to "
-    "original_sequences/youtube/c23/frames/000/*.png and manipulated_sequences/Deepfakes/c23/frames/000_003/*.png, and "
-    "lay train.json, val.json and test.json (its published splits) beside them",
-    "DeepFakeDetection": "it comes with FaceForensics++ (ask Roessler et al., TU Munich); extract the frames to "
-    "original_sequences/actors/c23/frames/NAME/*.png and manipulated_sequences/DeepFakeDetection/c23/frames/NAME/*.png",
-    "Celeb-DF v2": "ask its authors (Li et al., University at Albany) through their request form and extract the frames "
-    "to Celeb-real/frames/id0_0000/*.png, likewise YouTube-real and Celeb-synthesis, beside List_of_testing_videos.txt",
-    "DFDC preview": "download it from Meta AI's page of the DFDC after accepting the terms, and extract the frames of "
-    "each video that dataset.json lists to a folder of the video's name without .mp4, or to method_A/frames/NAME/*.png",
-    "WildDeepfake": "ask its authors (Zi et al., Fudan University) through their request form and unpack every archive "
-    "in place: real_train/NUMBER/real/SEQUENCE/*.png, likewise fake_train, real_test and fake_test",
-}
-
-
-def _no_data(name: str, what: str) -> BadInput:
-    return BadInput(f"{name}: {printable(what)}; {_HELP[name]}")
-
-
-def _root(folder: str | os.PathLike[str], name: str) -> Path:
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise _no_data(name, f"no folder {folder}")
-    return folder
-
-
-def _check_split(split: str, allowed: Sequence[str]) -> None:
-    if split not in allowed:
-        raise unknown_name("split", split, allowed)
-
-
-def _child(folder: Path, name: str) -> Path:
-    """`folder/name`, whatever the letters' case on disk (copies of the sets differ)."""
-    if (folder / name).exists() or not folder.is_dir():
-        return folder / name
-    return next((entry for entry in sorted(folder.iterdir()) if entry.name.lower() == name.lower()), folder / name)
-
-
-def _videos(folder: Path, name: str, frames: str | None) -> dict[str, Path]:
-    """Folders of frames by video name: in the frame folder of `folder`, or in `folder` itself."""
-    if not folder.is_dir():
-        raise _no_data(name, f"no folder {folder}")
-    present = [f for f in ([frames] if frames else FRAME_FOLDERS) if (folder / f).is_dir()]
-    if len(present) > 1:
-        raise BadInput(f"{name}: {printable(str(folder))} holds {' and '.join(present)}: say which with frames=")
-    if frames and not present:
-        raise _no_data(name, f"no folder {folder / frames}")
-    base = folder / present[0] if present else folder
-    inside = sorted(base.iterdir(), key=natural_key)
-    videos = {entry.name: entry for entry in inside if entry.is_dir() and not entry.name.startswith(".")}
-    if not present:
-        files = [*inside, *(videos.pop("videos").iterdir() if "videos" in videos else [])]
-        if not videos and any(file.suffix.lower() in VIDEO_SUFFIXES for file in files):
-            raise _no_data(name, f"{folder} holds videos but no frames")
-    if not videos:
-        raise _no_data(name, f"no folders of frames in {base}")
-    return videos
-
-
-def _records(folder: Path, label: int, group: str, kind: str, video: str) -> list[Record]:
-    return [Record(path, label, group, kind, i, video) for i, path in enumerate(list_images(folder))]
-
-
-def _complete(name: str, missing: Sequence[str], listed: int, records: Sequence[Record], partial: bool) -> list[Record]:
-    """The records, after a check that nothing listed is silently absent."""
-    if not records:
-        raise _no_data(name, f"no frames of the {listed} videos that were asked for")
-    if missing and not partial:
-        raise BadInput(
-            f"{name}: {len(missing)} of {listed} videos have no frames (first: {printable(missing[0])}): "
-            "extract them, or allow it with partial=True"
-        )
-    return list(records)
-
-
-def _json(path: Path, name: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise _no_data(name, f"no file {path}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{name}: {printable(str(path))} is not JSON ({printable(str(error))})") from error
 
 
 def _split_pairs(root: Path, split: str) -> dict[str, str]:
@@ -117,8 +41,8 @@ def _split_pairs(root: Path, split: str) -> dict[str, str]:
     places = [root, root / "splits", root / "dataset" / "splits"]
     file = next((place / f"{split}.json" for place in places if (place / f"{split}.json").is_file()), places[0])
     if file == places[0]:
-        raise _no_data("FaceForensics++", f"no {split}.json in {root}, {root / 'splits'} or {root / 'dataset/splits'}")
-    pairs = _json(file, "FaceForensics++")
+        raise no_data("FaceForensics++", f"no {split}.json in {root}, {root / 'splits'} or {root / 'dataset/splits'}")
+    pairs = read_json(file, "FaceForensics++")
     if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs) or not pairs:
         raise BadInput(f'FaceForensics++: {printable(str(file))} must be a list of pairs such as ["000", "003"]')
     return {str(number): "-".join(sorted(map(str, pair))) for pair in pairs for number in pair}
@@ -152,13 +76,13 @@ def faceforensics(
         BadInput: What is missing, where to get it and how it must lie; an unknown split, kind or compression.
     """
     name = "FaceForensics++"
-    _check_split(split, ("train", "val", "test", "all"))
+    check_split(split, ("train", "val", "test", "all"))
     if compression not in COMPRESSIONS:
         raise unknown_name("compression", compression, COMPRESSIONS)
     for kind in kinds:
         if kind not in FACEFORENSICS_KINDS:
             raise unknown_name("kind of FaceForensics++", kind, FACEFORENSICS_KINDS)
-    root = _root(folder, name)
+    root = root_folder(folder, name)
     groups: dict[str, str] = {}
     for part in ("train", "val", "test") if split == "all" else (split,):
         groups.update(_split_pairs(root, part))
@@ -171,15 +95,15 @@ def faceforensics(
     sources = [("original_sequences", "youtube", 0, "real", groups)]
     sources += [("manipulated_sequences", kind, 1, kind, forged) for kind in kinds]
     for top, middle, label, kind, wanted in sources:
-        videos = _videos(root / top / middle / compression, name, frames)
+        videos = videos_in(root / top / middle / compression, name, frames)
         for video, group in sorted(wanted.items()):
             place = f"{middle}/{compression}/{video}"
-            found = video in videos and _records(
+            found = video in videos and frame_records(
                 videos[video], label, f"faceforensics/{group}", kind, f"faceforensics/{place}"
             )
             records += found or []
             missing += [] if found else [place]
-    return _complete(name, missing, sum(len(wanted) for *_, wanted in sources), records, partial)
+    return complete(name, missing, sum(len(wanted) for *_, wanted in sources), records, partial)
 
 
 def deepfake_detection(
@@ -210,7 +134,7 @@ def deepfake_detection(
         raise BadInput(f"{name}: split {split!r} does not exist; the set has no published splits and is for test only")
     if compression not in COMPRESSIONS:
         raise unknown_name("compression", compression, COMPRESSIONS)
-    root = _root(folder, name)
+    root = root_folder(folder, name)
     records: list[Record] = []
     missing: list[str] = []
     count = 0
@@ -218,16 +142,16 @@ def deepfake_detection(
         (root / "original_sequences" / "actors", 0, "real"),
         (root / "manipulated_sequences" / name, 1, name),
     ):
-        for video, path in _videos(place / compression, name, frames).items():
+        for video, path in videos_in(place / compression, name, frames).items():
             actor = re.match(r"\d+", video)
             if actor is None:
                 raise BadInput(f"{name}: video {printable(video)} does not begin with the number of an actor")
             key = f"deepfakedetection/{place.name}/{compression}/{video}"
-            found = _records(path, label, f"deepfakedetection/{actor.group()}", kind, key)
+            found = frame_records(path, label, f"deepfakedetection/{actor.group()}", kind, key)
             records += found
             missing += [] if found else [video]
             count += 1
-    return _complete(name, missing, count, records, partial)
+    return complete(name, missing, count, records, partial)
 
 
 def celeb_df(
@@ -251,8 +175,8 @@ def celeb_df(
         BadInput: What is missing, where to get it and how it must lie; a list that contradicts the folders.
     """
     name = "Celeb-DF v2"
-    _check_split(split, ("train", "test", "all"))
-    root = _root(folder, name)
+    check_split(split, ("train", "test", "all"))
+    root = root_folder(folder, name)
     parts = {"Celeb-real": 0, "YouTube-real": 0, "Celeb-synthesis": 1}
     listed = _celeb_test_list(root, name, parts)
     held_out = {_celeb_group(part, video) for part, video in listed}
@@ -260,7 +184,7 @@ def celeb_df(
     missing: list[str] = []
     count = 0
     for part, label in parts.items():
-        videos = _videos(_child(root, part), name, frames)
+        videos = videos_in(child(root, part), name, frames)
         everything = {*videos, *(video for p, video in listed if p == part)}
         wanted = [
             video
@@ -271,20 +195,22 @@ def celeb_df(
         ]
         for video in wanted:
             kind = part if label else "real"
-            found = video in videos and _records(
+            found = video in videos and frame_records(
                 videos[video], label, _celeb_group(part, video), kind, f"celeb-df/{part}/{video}"
             )
             records += found or []
             missing += [] if found else [f"{part}/{video}"]
         count += len(wanted)
-    return _complete(name, missing, count, records, partial)
+    return complete(name, missing, count, records, partial)
 
 
 def _celeb_group(part: str, video: str) -> str:
     if part == "YouTube-real":
         return f"celeb-df/youtube/{video}"
-    target, *_, number = video.split("_")
-    return f"celeb-df/{target}_{number}"
+    match = re.fullmatch(r"(id\d+)(?:_id\d+)?_(\d+)", video)
+    if match is None:
+        raise BadInput(f"Celeb-DF v2: {part}/{printable(video)} is not named like id0_0000 or id0_id1_0000")
+    return f"celeb-df/{match.group(1)}_{match.group(2)}"
 
 
 def _celeb_test_list(root: Path, name: str, parts: dict[str, int]) -> set[tuple[str, str]]:
@@ -292,7 +218,7 @@ def _celeb_test_list(root: Path, name: str, parts: dict[str, int]) -> set[tuple[
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
-        raise _no_data(name, f"no file {file}") from error
+        raise no_data(name, f"no file {file}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{name}: {printable(str(file))} cannot be read ({error})") from error
     by_lower = {part.lower(): part for part in parts}
@@ -314,99 +240,6 @@ def _celeb_test_list(root: Path, name: str, parts: dict[str, int]) -> set[tuple[
     return listed
 
 
-def dfdc_preview(
-    folder: str | os.PathLike[str],
-    split: str = "train",
-    *,
-    augmented: bool | None = None,
-    partial: bool = False,
-) -> list[Record]:
-    """The preview of the Deepfake Detection Challenge (Dolhansky et al., 2019): 66 actors, two methods of swapping.
-
-    dataset.json gives label, set and augmentations of each video, such as
-    `method_A/1003254/1003254_A/1255229_1003254_A_001.mp4`: actor 1003254 with the face of 1255229 (from the names,
-    inferred). Actors who occur in one video, directly or through others of the split, are one group. Whoever occurs in
-    the test set is left out of train, with all videos of theirs.
-
-    Args:
-        folder: Holds dataset.json, original_videos, method_A and method_B.
-        split: train, test, or all.
-        augmented: True takes only videos with augmentations (some of the test videos were resized, slowed down or
-            compressed again), False only those without, None both.
-        partial: Accept listed videos without frames.
-
-    Raises:
-        BadInput: What is missing, where to get it and how it must lie; a table that is not as published.
-    """
-    name = "DFDC preview"
-    _check_split(split, ("train", "test", "all"))
-    root = _root(folder, name)
-    table = _json(root / "dataset.json", name)
-    if not isinstance(table, dict) or not table:
-        raise BadInput(f"{name}: {printable(str(root / 'dataset.json'))} must map videos to their label and set")
-    for video, entry in table.items():
-        fit = (
-            isinstance(entry, dict) and entry.get("label") in ("real", "fake") and entry.get("set") in ("train", "test")
-        )
-        if not fit or os.path.isabs(video) or ".." in Path(video).parts:
-            raise BadInput(f"{name}: entry {video!r} of dataset.json needs label real or fake and set train or test")
-    people = {video: _dfdc_people(video, entry) for video, entry in table.items()}
-    tested = {person for video, entry in table.items() if entry["set"] == "test" for person in people[video]}
-    wanted = [
-        video
-        for video, entry in table.items()
-        if split == "all" or entry["set"] == split and (split == "test" or not people[video] & tested)
-    ]
-    # Groups before the choice of augmentations, so that they do not depend on it.
-    group = _linked([people[video] for video in wanted])
-    wanted = [v for v in wanted if augmented is None or bool(table[v].get("augmentations")) == augmented]
-    records: list[Record] = []
-    missing: list[str] = []
-    for video in sorted(wanted, key=natural_key):
-        entry = table[video]
-        part, stem = Path(video).parts[0], Path(video).stem
-        places = (
-            root / Path(video).with_suffix(""),
-            *(root / part / f / stem for f in FRAME_FOLDERS),
-            root / part / stem,
-        )
-        place = next((p for p in places if p.is_dir()), None)
-        label, kind = (0, "real") if entry["label"] == "real" else (1, part)
-        first = min(people[video])
-        found = place is not None and _records(
-            place, label, f"dfdc-preview/{group[first]}", kind, f"dfdc-preview/{Path(video).with_suffix('').as_posix()}"
-        )
-        records += found or []
-        missing += [] if found else [video]
-    return _complete(name, missing, len(wanted), records, partial)
-
-
-def _dfdc_people(video: str, entry: dict[str, Any]) -> frozenset[str]:
-    """Actors of a video: from the table where it names them, and from the numbers in its name."""
-    named = {str(entry[key]) for key in ("target_id", "swapped_id") if entry.get(key)}
-    numbers = re.findall(r"(?<!\d)\d{4,}(?!\d)", Path(video).stem)  # takes have three digits
-    return frozenset(named | set(numbers)) or frozenset({Path(video).stem})
-
-
-def _linked(sets: Iterable[frozenset[str]]) -> dict[str, str]:
-    """For each member the least member that it is linked to by sets that share members."""
-    parent: dict[str, str] = {}
-
-    def find(member: str) -> str:
-        while parent[member] != member:
-            parent[member] = parent[parent[member]]
-            member = parent[member]
-        return member
-
-    for members in sets:
-        for member in members:
-            parent.setdefault(member, member)
-        first, *others = sorted(find(member) for member in members)
-        for other in others:
-            parent[other] = first
-    return {member: find(member) for member in parent}
-
-
 def wild_deepfake(folder: str | os.PathLike[str], split: str = "train") -> list[Record]:
     """WildDeepfake (Zi et al., ACM MM 2020): face sequences from 707 videos of the internet, already cropped.
 
@@ -421,14 +254,14 @@ def wild_deepfake(folder: str | os.PathLike[str], split: str = "train") -> list[
         BadInput: What is missing, where to get it and how it must lie; archives that are still packed.
     """
     name = "WildDeepfake"
-    _check_split(split, ("train", "test", "all"))
-    root = _root(folder, name)
+    check_split(split, ("train", "test", "all"))
+    root = root_folder(folder, name)
     records: list[Record] = []
     for part in ("train", "test") if split == "all" else (split,):
         for kind, label in (("real", 0), ("fake", 1)):
             place = root / f"{kind}_{part}"
             if not place.is_dir():
-                raise _no_data(name, f"no folder {place}")
+                raise no_data(name, f"no folder {place}")
             records += _wild_part(place, label, kind, name)
     return records
 
@@ -440,14 +273,14 @@ def _wild_part(place: Path, label: int, kind: str, name: str) -> list[Record]:
         # Some copies lack the inner real/ or fake/, or have one more folder on top; the numbers are what counts.
         numbers = [part for part in path.relative_to(place).parts[:-1] if part not in (kind, "frames", "extracted")]
         if not numbers:
-            raise _no_data(name, f"{path} lies in no video's folder")
+            raise no_data(name, f"{path} lies in no video's folder")
         group = f"wilddeepfake/{place.name}/{numbers[0]}"
         video = "/".join([group, *numbers[1:]])
         records.append(Record(path, label, group, kind, counts.get(video, 0), video))
         counts[video] = counts.get(video, 0) + 1
     if not records:
         packed = any(".tar" in entry.name for entry in place.iterdir())
-        raise _no_data(name, f"{place} holds {'only packed archives' if packed else 'no images'}")
+        raise no_data(name, f"{place} holds {'only packed archives' if packed else 'no images'}")
     return records
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well a detector does: frames and videos, overall and per kind of forgery, with intervals over persons or videos."""
+"""How well a detector does: frames and videos, overall and per kind of forgery, with intervals over groups."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def score(
             break
     labels = np.array(parts["label"])
     if (labels < 0).any():
-        raise BadInput(f"{int((labels < 0).sum())} of {len(labels)} images have no label: evaluation needs real and forged")
+        raise BadInput(
+            f"{int((labels < 0).sum())} of {len(labels)} images have no label: evaluation needs real and forged"
+        )
     return Scored(np.array(parts["score"]), labels, parts["group"], parts["kind"], parts["name"], parts["unit"])
 
 

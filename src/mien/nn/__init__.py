@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks that two families or more share."""

@@ -68,7 +68,9 @@ def gradcam(
 
     def cut(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         if not isinstance(output, Tensor) or output.ndim != 4:
-            raise BadInput(f"the layer {type(layer).__name__} gives no feature maps (B, K, h, w): name another cam_layer")
+            raise BadInput(
+                f"the layer {type(layer).__name__} gives no feature maps (B, K, h, w): name another cam_layer"
+            )
         leaf = output.detach().requires_grad_()
         held.append((output, leaf))
         torch.set_grad_enabled(True)  # from here on to the logits; the mode outside comes back below

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image classifiers by name: timm's, our own tiny ones, or a user's module; with one place for input normalisation.
 
-    >>> Network("tiny_cnn", image_size=64).build(num_classes=2).cam_layer_name
-    'features.16'
+>>> Network("tiny_cnn").build(num_classes=2, image_size=64).cam_layer_name
+'features.16'
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ class Classifier(nn.Module):
             shaped = None if values is None else torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
             self.register_buffer(name, shaped, persistent=False)  # follows from the configuration
 
+    mean: Tensor | None
+    std: Tensor
+
     @property
     def cam_layer(self) -> nn.Module:
         """The submodule whose output Grad-CAM weighs."""
@@ -73,7 +76,6 @@ class Network:
     Args:
         name: A name of timm (`timm.list_models()`), "xception" (timm's legacy_xception), "tiny_cnn" or
             "tiny_cnn_highpass".
-        image_size: Height and width in pixels of the images that it is given.
         pretrained: Start from the weights that timm knows for this name; they are downloaded.
         weights: Start from a file instead: safetensors, or .pth read without unpickling code. The last layer is left
             out where its number of classes differs.
@@ -87,7 +89,6 @@ class Network:
     """
 
     name: str = "xception"
-    image_size: int = 224
     pretrained: bool = False
     weights: str | None = None
     normalise: Normalisation = "none"
@@ -97,23 +98,21 @@ class Network:
     def __post_init__(self) -> None:
         if self.normalise not in ("none", "backbone"):
             raise BadInput(f"normalise is {self.normalise!r}: use none or backbone")
-        if self.image_size < 8:
-            raise BadInput(f"image_size is {self.image_size}: it must be at least 8 pixels")
         if self.pretrained and self.weights is not None:
             raise BadInput(f"pretrained and weights ({self.weights}) are both given: use one of them")
 
     @classmethod
-    def of(cls, module: nn.Module, *, image_size: int = 224, cam_layer: str | None = None) -> Network:
+    def of(cls, module: nn.Module, *, cam_layer: str | None = None) -> Network:
         """A network of your own: (B, 3, H, W) in [0, 1] -> logits. Each `build` takes a copy of it.
 
         What is made with it cannot be loaded by name alone; make the method again with `Network.of` and load weights.
         """
-        network = cls(name="own", image_size=image_size, cam_layer=cam_layer)
+        network = cls(name="own", cam_layer=cam_layer)
         object.__setattr__(network, "module", module)
         return network
 
-    def build(self, num_classes: int) -> Classifier:
-        """The network with `num_classes` outputs. New weights are drawn from torch's global generator.
+    def build(self, num_classes: int, image_size: int = 224) -> Classifier:
+        """The network with `num_classes` outputs for square images of `image_size` pixels. New weights are drawn from torch's global generator.
 
         Raises:
             BadInput: For an unknown name, weights that cannot be had or do not fit, or an unknown `cam_layer`.
@@ -127,7 +126,7 @@ class Network:
             if self.pretrained:
                 raise BadInput(f"network {self.name!r} has no pretrained weights: leave pretrained out")
         else:
-            body = self._from_timm(name, num_classes)
+            body = self._from_timm(name, num_classes, image_size)
         if self.weights is not None:
             _load(body, Path(self.weights), self.name)
         if self.normalise == "backbone":
@@ -137,22 +136,24 @@ class Network:
             mean, std = tuple(known["mean"]), tuple(known["std"])
         layer = self.cam_layer if self.cam_layer is not None else CAM_LAYERS.get(name)
         if layer is None:
-            layer = last_feature_map(body, self.image_size)
+            layer = last_feature_map(body, image_size)
         elif layer not in (modules := dict(body.named_modules())) or not layer:
             raise unknown_name(f"cam_layer of {self.name!r}", layer, filter(None, modules))
         return Classifier(body, layer, mean, std)
 
-    def _from_timm(self, name: str, num_classes: int) -> nn.Module:
+    def _from_timm(self, name: str, num_classes: int, image_size: int) -> nn.Module:
         import timm
 
         if not timm.is_model(name):
             if self.name == "own":
-                raise BadInput("the network is one of your own: make the method with Network.of(module), then load weights")
+                raise BadInput(
+                    "the network is one of your own: make the method with Network.of(module), then load weights"
+                )
             raise unknown_name("network", self.name, [*ALIASES, *TINY, *timm.list_models()])
         known = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
         options: dict[str, Any] = {}
-        if known is not None and known.fixed_input_size and known.input_size[-1] != self.image_size:
-            options["img_size"] = self.image_size
+        if known is not None and known.fixed_input_size and known.input_size[-1] != image_size:
+            options["img_size"] = image_size
         if not self.pretrained:
             return timm.create_model(name, num_classes=num_classes, **options)
         try:
@@ -213,11 +214,15 @@ def _load(body: nn.Module, path: Path, name: str) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state)
         else:
-            raise BadInput(f"network.weights: {path} has the suffix {path.suffix!r}: use .safetensors, .pth, .pt or .bin")
+            raise BadInput(
+                f"network.weights: {path} has the suffix {path.suffix!r}: use .safetensors, .pth, .pt or .bin"
+            )
     except BadInput:
         raise
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, AttributeError, _unpickling_error()) as error:
-        raise BadInput(f"network.weights: {path} cannot be read as weights ({str(error).splitlines()[0][:120]})") from error
+        raise BadInput(
+            f"network.weights: {path} cannot be read as weights ({str(error).splitlines()[0][:120]})"
+        ) from error
     head = getattr(body, "pretrained_cfg", {}).get("classifier") or "fc"
     heads = (head,) if isinstance(head, str) else tuple(head)
     own = body.state_dict()
@@ -227,7 +232,9 @@ def _load(body: nn.Module, path: Path, name: str) -> None:
     try:
         body.load_state_dict(state)
     except RuntimeError as error:
-        raise BadInput(f"network.weights: {path} does not fit {name!r}: {' '.join(str(error).split())[:200]}") from error
+        raise BadInput(
+            f"network.weights: {path} does not fit {name!r}: {' '.join(str(error).split())[:200]}"
+        ) from error
 
 
 def _unpickling_error() -> type[Exception]:

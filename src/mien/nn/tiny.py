@@ -31,7 +31,8 @@ class TinyCNN(nn.Module):
     def __init__(self, num_classes: int, *, high_pass: bool = False) -> None:
         super().__init__()
         self.high_pass = high_pass
-        channels, layers = (6 if high_pass else 3), []
+        channels = 6 if high_pass else 3
+        layers: list[nn.Module] = []
         for stage, width in enumerate((12, 24, 48)):
             if stage:
                 layers.append(nn.MaxPool2d(2))

@@ -2,7 +2,8 @@
 """One HTML page that needs nothing else: no script, no outside address, pictures inside, readable on a phone.
 
 Whatever is put on the page is text and is escaped; markup is written here and nowhere else. The page follows the
-reader's choice of light or dark, pictures included, and a content policy inside it forbids the browser to load anything.
+reader's choice of light or dark, pictures included, and a content policy inside it forbids the browser to load
+anything.
 """
 
 from __future__ import annotations

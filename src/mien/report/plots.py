@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Curves and intervals as matplotlib figures. No pyplot: nothing global is read or set, and any thread may draw.
 
-Every function takes the theme it is drawn in and returns a `Figure`; `png` turns that into a file's bytes, the same bytes
+Every function takes the theme it is drawn in and returns a `Figure`; `png` turns that into a file's bytes, the same
+bytes
 for the same numbers.
 """
 
@@ -64,7 +65,13 @@ def dress(axes: Axes, theme: Theme, *, x: str = "", y: str = "", title: str = ""
 
 def legend(axes: Axes, theme: Theme, where: str = "best") -> None:
     """A legend without a frame, in the theme's ink."""
-    axes.legend(loc=where, frameon=False, labelcolor=theme.ink, fontsize=9, handlelength=2.6)
+    axes.legend(
+        loc=where,  # type: ignore[call-overload]
+        frameon=False,
+        labelcolor=theme.ink,
+        fontsize=9,
+        handlelength=2.6,
+    )
 
 
 def _unit_square(axes: Axes) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def metric_series(lines: Iterable[Line]) -> Series:
 def computing_time(lines: Iterable[Line]) -> float:
     """Seconds between the first and the last line, without the pauses of interrupted runs."""
     times = [float(line["time"]) for line in lines if "time" in line]
-    gaps = (b - a for a, b in zip(times, times[1:], strict=False))
+    gaps = (b - a for a, b in pairwise(times))
     return sum(gap for gap in gaps if 0 < gap < _PAUSE)
 
 
@@ -142,8 +143,11 @@ def _validation_table(page: Page, lines: list[Line]) -> None:
         return
     names = list(dict.fromkeys(name for line in validations for name in line["validation"]))
     rows = [
-        (f"{line.get('phase', 'train')}, epoch {line.get('epoch', 0)}", int(line["step"]))
-        + tuple(line["validation"].get(name) for name in names)
+        (
+            f"{line.get('phase', 'train')}, epoch {line.get('epoch', 0)}",
+            int(line["step"]),
+            *(line["validation"].get(name) for name in names),
+        )
         for line in validations
     ]
     page.table(["when", "step", *names], rows, caption="Validations, the last twenty at most")

@@ -1,0 +1,27 @@
+# Every target sets up .venv in this checkout when it is absent or out of date, and reuses it otherwise.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+RUN := $(VENV)/bin/python
+
+.PHONY: setup test lint clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "mien needs Python 3.11 or newer: name one with make PYTHON=python3.11"; exit 1; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[face,tensorboard,dev]'
+	touch $@
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
