@@ -59,9 +59,20 @@ def training_parser(name: str, preset: Preset, preset_name: str) -> ArgumentPars
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
     """The options as plain values. Raises BadInput, in one line, for whatever jsonargparse cannot take."""
     try:
-        return dict(parser.parse_args(same_dashes(arguments, "_")).as_dict())
+        values = dict(parser.parse_args(same_dashes(arguments, "_")).as_dict())
     except Exception as error:
         raise BadInput(explain(parser, str(error) or type(error).__name__)) from error
+    _refuse_null(parser, "", values)
+    return values
+
+
+def _refuse_null(parser: ArgumentParser, prefix: str, values: Mapping[str, Any]) -> None:
+    """A null in a configuration file where the option has a value by default: jsonargparse lets it through."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _refuse_null(parser, f"{prefix}{name}.", value)
+        elif value is None and (prefix + name == "method" or parser.get_default(prefix + name) is not None):
+            raise BadInput(f"{prefix}{name} is null: leave it out or give a value")
 
 
 def _defaults(parser: ArgumentParser, prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -27,7 +27,7 @@ Differences from the paper
     * Mode "plain" scores frames; their video score is the mean of the frames' log odds, which for the two-sigmoid form
       differs slightly from the score of the mean logits. Mode "fac" scores the mean logits, as the paper does.
 
-Example
+Example:
     >>> from mien.nn.network import Network
     >>> method = ACMF(network=Network("tiny_cnn"), image_size=64, mask_ratio=0.5)
     >>> method.predict(Faces(torch.rand(2, 3, 64, 64), torch.tensor([0, 1]))).score.shape
@@ -63,7 +63,7 @@ Mode = Literal["plain", "fac"]
 
 
 def masked_frequency(image: Tensor, mask: Tensor, half_box: int, variant: HighPass = "absolute") -> Tensor:
-    """x' = x - (1 - M) h, the masked frequency representation. M = 1 everywhere gives x bit for bit.
+    """X' = x - (1 - M) h, the masked frequency representation. M = 1 everywhere gives x bit for bit.
 
     Args:
         image: x, (..., H, W), values in [0, 1].
@@ -116,7 +116,9 @@ class FAC:
             if getattr(self, name) < 1:
                 raise BadInput(f"fac.{name} is {getattr(self, name)}: it must be at least 1")
         if self.source_maps not in ("per_step", "once") or self.moments not in ("per_video", "kept"):
-            raise BadInput(f"fac.source_maps is {self.source_maps!r} (per_step, once), moments {self.moments!r} (per_video, kept)")
+            raise BadInput(
+                f"fac.source_maps is {self.source_maps!r} (per_step, once), moments {self.moments!r} (per_video, kept)"
+            )
         for name in ("attention_weight", "scale", "flood"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
@@ -165,7 +167,7 @@ class ACMF(Detector):
         half_box: int | None = None,
         high_pass: HighPass = "absolute",
         mode: Mode = "plain",
-        fac: FAC = FAC(),  # noqa: B008 - frozen
+        fac: FAC = FAC(),
         score: ScoreForm = "two_sigmoid",
     ) -> None:
         super().__init__(network=network, optimizer=optimizer, image_size=image_size, score=score)
@@ -214,7 +216,8 @@ class ACMF(Detector):
 
     def adaptation_losses(self, batch: Adaptation) -> Losses:
         """|CE - b| + b and the attention term. The cross-entropy comes first, in train mode: its pass updates the
-        batch statistics that the maps, in eval mode, then use."""
+        batch statistics that the maps, in eval mode, then use.
+        """
         assert isinstance(batch.source.label, Tensor)
         fac = self.fac
         self.classifier.train()
@@ -231,12 +234,16 @@ class ACMF(Detector):
 
     def _adapted_verdict(self, batch: Faces) -> Verdict:
         if self.source is None or not len(self.source):
-            raise BadInput("mode 'fac' needs labelled source data (--source DIR, or use_source): mode 'plain' works without")
+            raise BadInput(
+                "mode 'fac' needs labelled source data (--source DIR, or use_source): mode 'plain' works without"
+            )
         if not len(batch.image):
             return super().predict(batch)
         plan = self._plan(batch)  # with the weights of f_0
         with ExitStack() as stack:
-            run = stack.enter_context(adapted(self, lambda: {"main": self.optimizer.optimizer(self.classifier.parameters())}))
+            run = stack.enter_context(
+                adapted(self, lambda: {"main": self.optimizer.optimizer(self.classifier.parameters())})
+            )
             if self._moments is not None:
                 run.load_optimizer_state(self._moments)
             for part in plan:
