@@ -79,13 +79,13 @@ def test_available_means_that_it_can_be_imported():
         assert room(entry.name).family == entry.family
 
 
-def test_no_method_is_available_yet_and_the_baseline_is_not_counted():
-    assert list_methods(available=True) == []
-    assert len(list_methods(available=False)) == 50
+def test_only_acmf_is_available_and_the_baseline_is_not_counted():
+    assert [entry.name for entry in list_methods(available=True)] == ["acmf"]
+    assert len(list_methods(available=False)) == 49
     assert "plain" not in {entry.name for entry in list_methods()}
     assert find("plain").baseline
     assert find("plain").status == "baseline"
-    assert find("acmf").status == "planned"
+    assert find("acmf").status == "available"
     assert find("saat").status == "planned"
 
 
@@ -101,7 +101,7 @@ def test_an_unknown_family_suggests_the_nearest():
 
 
 def test_a_planned_method_says_so_and_names_what_there_is():
-    with pytest.raises(BadInput, match=r"'saat' is planned, not available yet: available are "):
+    with pytest.raises(BadInput, match=r"'saat' is planned, not available yet: available are acmf, plain"):
         resolve("saat")
     with pytest.raises(BadInput, match="family 'robustness' of 'saat' is planned"):
         room("saat")

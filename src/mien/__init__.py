@@ -2,8 +2,8 @@
 """mien: fifty published methods for images of people and the models behind them, under one roof.
 
 >>> import mien
->>> len(mien.list_methods())
-50
+>>> [entry.name for entry in mien.list_methods(family="forensics", available=True)]
+['acmf']
 
 `create`, `load`, `train`, `evaluate` and `predict` import what they need when they are first used; importing mien
 itself takes a few milliseconds.

@@ -42,7 +42,7 @@ FORENSICS: tuple[Row, ...] = (
      "Decheng Liu; Tao Chen; Chunlei Peng; Nannan Wang; Ruimin Hu; Xinbo Gao",
      2024, "IEEE Transactions on Information Forensics and Security", "2307.11438",
      "Face image or video: probability of being forged, aimed at forgeries unseen in training",
-     "single", "optionally a short adaptation on each test video", "mien.forensics.acmf"),
+     "single", "optionally a short adaptation on each test video", "mien.forensics.acmf:ACMF"),
     ("fairfd", "Thinking Racial Bias in Fair Forgery Detection: Models, Datasets and Evaluations",
      "Decheng Liu; Zongqi Wang; Chunlei Peng; Nannan Wang; Ruimin Hu; Xinbo Gao",
      2025, "AAAI Conference on Artificial Intelligence", "2407.14367",
@@ -340,7 +340,7 @@ BASELINES: tuple[Entry, ...] = (
         training="single",
         note="",
         module="mien.forensics.plain:PlainDetector",
-        available=False,
+        available=True,
         baseline=True,
     ),
 )

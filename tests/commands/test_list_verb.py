@@ -14,12 +14,12 @@ def test_not_a_terminal_one_method_per_line_name_first_tab_separated(capsys):
     rows = [line.split("\t") for line in lines]
     assert all(len(row) == 4 for row in rows)
     assert rows[0][:3] == ["hfc-mffd", "planned", "forensics"]
-    assert {row[1] for row in rows} == {"planned", "baseline"}
+    assert {row[1] for row in rows} == {"available", "planned", "baseline"}
 
 
 def test_list_filters(capsys):
     assert main(["list", "--family", "forensics", "--available"]) == 0
-    assert capsys.readouterr().out == ""
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["acmf", "plain"]
     assert main(["list", "--family", "reid", "--available"]) == 0
     assert capsys.readouterr().out == ""
 
@@ -48,6 +48,8 @@ def test_info_says_what_the_catalog_knows(capsys):
     assert "tasks; adapters merge into a frozen transformer" in out
     assert "planned" in out
     assert "mien train" not in out
+    assert main(["info", "acmf"]) == 0
+    assert "mien train acmf --help" in capsys.readouterr().out
 
 
 def test_info_bibtex_is_all_there_is(capsys):

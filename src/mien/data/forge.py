@@ -158,13 +158,13 @@ def swap(
     """
     points, donor_points = _points(images, points), _points(donors, donor_points)
     unit = images.shape[-1] / 112
-    mask = _mask(images, seeds, points, "face", (1.0, 4.0))
+    mask = _mask(images, seeds, points, "face", (0.8, 2.8))
     move, scale = unit * _vector(seeds, "move", 1.0, 2), _log(seeds, "scale", 0.97, 1 / 0.97)
     degrees = _vector(seeds, "degrees", 1.5, 1)[:, 0]
     jitter = ops.about(ops.mean_point(points), scale=scale, degrees=degrees, shift=move)
     source = ops.warp(donors, ops.compose(jitter, ops.similarity(donor_points, points)))
     source = ops.match_colour(source, images, mask)
-    ratio = _t(between(seeds, "ratio", 0.85, 1.0))
+    ratio = _t(between(seeds, "ratio", 0.9, 1.0))
     mask = mask * ratio[:, None, None, None]
     steps = _steps(
         "swap", donor=list(names or [""] * len(images)), move=move, scale=scale, degrees=degrees, ratio=ratio
@@ -210,11 +210,12 @@ def edit_region(images: Tensor, region: str, seeds: Seeds, points: Tensor | None
     if region not in REGIONS:
         raise unknown_name("region", region, REGIONS)
     points = _points(images, points)
-    mask = _mask(images, seeds, points, region, (1.0, 2.5))
-    # Mild edits teach a small network nothing: the size changes by at least a seventh, the angle by 4 degrees.
-    scale = torch.exp(_sign(seeds, "larger") * _t(between(seeds, "scale", math.log(1.15), math.log(4 / 3))))
-    degrees = _sign(seeds, "turned") * _t(between(seeds, "degrees", 4.0, 9.0))
-    shift = _vector(seeds, "colour", 0.07, 3)
+    mask = _mask(images, seeds, points, region, (0.8, 1.8))
+    # Mild edits teach a small network nothing: the size changes by at least a fifth, the angle by 5 degrees.
+    scale = torch.exp(_sign(seeds, "larger") * _t(between(seeds, "scale", math.log(1.2), math.log(4 / 3))))
+    degrees = _sign(seeds, "turned") * _t(between(seeds, "degrees", 5.0, 9.0))
+    shift = _vector(seeds, "colour", 0.04, 3)
+    shift = shift + 0.03 * shift.sign()
     source = ops.recolour(images, mask, shift=shift, contrast=torch.ones(len(images)))
     centres, _, _ = ops.region_ellipses(region, points)
     edited = images

@@ -12,7 +12,7 @@ video, without labels, so that its attention agrees with its attention on source
     stage 2:  L = |CE(f(MFR(x_s)), y_s) - b| + b + MSE(mean_i cam(f, x_i), mean_j cam(f_0, x_s,j)),  b = 0.04     (FAC)
 
 M is one mask for all images and channels of a batch: pixels of the high-pass image are discarded, not frequencies. The
-box of low frequencies is 2d x 2d, d = 5 at 224 pixels (`mien.nn.frequency`); cam is Grad-CAM without ReLU
+box of low frequencies is 2d x 2d, d = 5 at 224 pixels (`mien.nn.frequency`), cam is Grad-CAM without ReLU
 (`mien.nn.gradcam`). f starts from the stage-1 network f_0 for each video, makes two steps, and its mean logits score
 the video, p_forged = sig(z_1) / (sig(z_0) + sig(z_1)). FAC is test-time training: it sees the test video and needs
 labelled source data, and is to be compared with plain detectors under that label.
@@ -21,7 +21,8 @@ Differences from the paper
     * Stage 1 uses the mask function with cross-entropy alone and stage 2's optimiser (inferred: no script of it).
     * The moments of AdamW start anew for every video, so that a video's score does not depend on which came before.
       The released code keeps them: `FAC(moments="kept")`.
-    * Source batches are drawn from (seed, video, step), for the same reason; class 1 is forged, and scores are p_forged.
+    * Source batches are drawn from (seed, video, step), for the same reason; class 1 is forged, and scores are
+      p_forged.
     * For images of another height d is scaled to the same share of the spectrum.
     * The maps of the frozen f_0 are made before the adaptation starts, while the weights still are f_0's.
     * Mode "plain" scores frames; their video score is the mean of the frames' log odds, which for the two-sigmoid form
@@ -115,10 +116,10 @@ class FAC:
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise BadInput(f"fac.{name} is {getattr(self, name)}: it must be at least 1")
-        if self.source_maps not in ("per_step", "once") or self.moments not in ("per_video", "kept"):
-            raise BadInput(
-                f"fac.source_maps is {self.source_maps!r} (per_step, once), moments {self.moments!r} (per_video, kept)"
-            )
+        if self.source_maps not in ("per_step", "once"):
+            raise BadInput(f"fac.source_maps is {self.source_maps!r}: use per_step or once")
+        if self.moments not in ("per_video", "kept"):
+            raise BadInput(f"fac.moments is {self.moments!r}: use per_video or kept")
         for name in ("attention_weight", "scale", "flood"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
@@ -156,12 +157,15 @@ class ACMF(Detector):
     """
 
     name = "acmf"
+    source: Dataset[Any] | None
+    _moments: dict[str, object] | None
+    _fixed_map: Tensor | None
 
     def __init__(
         self,
         *,
-        network: Network = Network(),  # noqa: B008 - frozen
-        optimizer: Recipe = Recipe(betas=(0.9, 0.95)),  # noqa: B008 - frozen
+        network: Network = Network(),
+        optimizer: Recipe = Recipe(betas=(0.9, 0.95)),
         image_size: int = 224,
         mask_ratio: float = 0.1,
         half_box: int | None = None,
@@ -211,12 +215,14 @@ class ACMF(Detector):
         self.__dict__["_fixed_map"] = None
 
     def predict(self, batch: Faces) -> Verdict:
-        """Mode "plain": a score for each image. Mode "fac": the batch is one video, and all its frames get its score."""
+        """Mode "plain": a score for each image. Mode "fac": the batch is one video, all its frames get its score."""
         return super().predict(batch) if self.mode == "plain" else self._adapted_verdict(batch)
 
     def adaptation_losses(self, batch: Adaptation) -> Losses:
-        """|CE - b| + b and the attention term. The cross-entropy comes first, in train mode: its pass updates the
-        batch statistics that the maps, in eval mode, then use.
+        """|CE - b| + b and the attention term.
+
+        The cross-entropy comes first, in train mode: its pass updates the batch statistics that the maps, in eval
+        mode, then use.
         """
         assert isinstance(batch.source.label, Tensor)
         fac = self.fac
@@ -233,17 +239,15 @@ class ACMF(Detector):
         return losses
 
     def _adapted_verdict(self, batch: Faces) -> Verdict:
-        if self.source is None or not len(self.source):
-            raise BadInput(
-                "mode 'fac' needs labelled source data (--source DIR, or use_source): mode 'plain' works without"
-            )
+        source: Any = self.source
+        if source is None or not len(source):
+            raise BadInput("mode 'fac' needs labelled data (--source DIR, or use_source): mode 'plain' works without")
         if not len(batch.image):
             return super().predict(batch)
         plan = self._plan(batch)  # with the weights of f_0
         with ExitStack() as stack:
-            run = stack.enter_context(
-                adapted(self, lambda: {"main": self.optimizer.optimizer(self.classifier.parameters())})
-            )
+            weights = self.classifier.parameters
+            run = stack.enter_context(adapted(self, lambda: {"main": self.optimizer.optimizer(weights())}))
             if self._moments is not None:
                 run.load_optimizer_state(self._moments)
             for part in plan:
@@ -272,19 +276,20 @@ class ACMF(Detector):
         return parts
 
     def _draw(self, generator: torch.Generator) -> Faces:
-        assert self.source is not None
-        chosen = torch.randperm(len(self.source), generator=generator)[: self.fac.batch].tolist()  # type: ignore[arg-type]
-        return move(collate([self.source[i] for i in chosen]), self.device)
+        source: Any = self.source
+        chosen = torch.randperm(len(source), generator=generator)[: self.fac.batch].tolist()
+        return move(collate([source[i] for i in chosen]), self.device)
 
     def _source_map(self, source: Faces) -> Tensor:
         """a_s: the mean map of the unmasked source images, by the network as it is now."""
         if not self.fac.attention_weight:
             return source.image.new_zeros(source.image.shape[-2:])  # unused
         if self.fac.source_maps == "once":
-            if self._fixed_map is None:
+            fixed_map = self._fixed_map
+            if fixed_map is None:
                 fixed = self._draw(torch.Generator().manual_seed(stable_seed(self.fac.seed, "fac source map")))
-                self.__dict__["_fixed_map"] = self._mean_map(fixed)
-            return self._fixed_map
+                fixed_map = self.__dict__["_fixed_map"] = self._mean_map(fixed)
+            return fixed_map
         return self._mean_map(source)
 
     def _mean_map(self, source: Faces) -> Tensor:

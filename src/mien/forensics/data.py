@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from mien.data.faces import crop as crop_face
 from mien.data.folders import Record, fingerprints
+from mien.data.forge_pairs import KINDS, PairedForgeries
 from mien.data.images import load_tensor, resize_tensor
 from mien.errors import BadInput
 
@@ -99,3 +100,70 @@ def load_face(path: Any, size: int, crop: str) -> Tensor | None:
         return load_tensor(path, size)
     found = crop_face(load_tensor(path), crop, size=size)
     return None if found.image is None else resize_tensor(found.image, size)
+
+
+class ForgedFrames(Dataset[Faces]):
+    """Real faces and the forgeries made from them, in memory.
+
+    A unit is what one person's faces of one kind make up, so that a "video" is real or forged as a whole.
+
+    Args:
+        faces: uint8 (N, 3, H, W).
+        people: Whose face each is.
+        size: Side of the samples. Where the faces are larger a window is cut out and nothing is resampled, since
+            shrinking would blur the traces; where they are smaller they are enlarged.
+        kinds: Kinds of forgery (`mien.data.forge_pairs.KINDS`).
+        seed: Of the forgeries.
+        training: Random windows and mirroring; otherwise the middle.
+        frames: Faces per unit; a person's faces of a kind are dealt into units of at most so many.
+    """
+
+    def __init__(
+        self,
+        faces: Tensor,
+        people: Sequence[str],
+        size: int,
+        *,
+        kinds: Sequence[str] = KINDS,
+        seed: int = 0,
+        training: bool = False,
+        frames: int = 12,
+    ) -> None:
+        pairs = PairedForgeries(faces, people, kinds=kinds, seed=seed, real_copies=1)
+        made = pairs.arrays()
+        assert isinstance(made.label, Tensor)
+        assert isinstance(made.item, Tensor)
+        self.image, self.mask, self.label = made.image, made.mask, made.label
+        self.kinds, self.groups = list(made.kind), list(made.group)
+        self.size, self.training, self.seeded = size, training, training
+        self.units = _units(self.groups, self.kinds, frames)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: int) -> Faces:
+        image, mask = self.image[index].float() / 255, self.mask[index].float() / 255
+        height, width = image.shape[-2:]
+        if min(height, width) > self.size:
+            top, left = (height - self.size) // 2, (width - self.size) // 2
+            if self.training:
+                top = int(torch.randint(height - self.size + 1, ()))
+                left = int(torch.randint(width - self.size + 1, ()))
+            window = (..., slice(top, top + self.size), slice(left, left + self.size))
+            image, mask = image[window], mask[window]
+        elif (height, width) != (self.size, self.size):
+            image, mask = resize_tensor(image, self.size), resize_tensor(mask.expand(3, -1, -1), self.size)[:1]
+        if self.training and torch.rand(()) < 0.5:
+            image, mask = image.flip(-1), mask.flip(-1)
+        kind, group, unit = self.kinds[index], self.groups[index], self.units[index]
+        return Faces(image, int(self.label[index]), group, kind, "", mask, unit)
+
+
+def _units(groups: Sequence[str], kinds: Sequence[str], frames: int) -> list[str]:
+    """Names of units: person, kind and a running number for every `frames` faces."""
+    seen: dict[tuple[str, str], int] = {}
+    names = []
+    for key in zip(groups, kinds, strict=True):
+        count = seen[key] = seen.get(key, -1) + 1
+        names.append(f"{key[0]}/{key[1]}/{count // frames}")
+    return names

@@ -100,10 +100,10 @@ class Detector(Method):
         frames = score(self, data, batch_size=batch_size)
         if len(set(frames.label.tolist())) < 2:
             raise BadInput("the validation data hold one class only: give real and forged images, or no validation")
-        result = {name: float(BINARY[name](frames.label, frames.score)) for name in METRICS}
+        result = {name: float(BINARY[name].value(frames.label, frames.score)) for name in METRICS}
         if frames.has_videos:
             videos = frames.videos()
-            result |= {f"video_{name}": float(BINARY[name](videos.label, videos.score)) for name in METRICS}
+            result |= {f"video_{name}": float(BINARY[name].value(videos.label, videos.score)) for name in METRICS}
         return result
 
     def config(self) -> dict[str, Any]:

@@ -29,8 +29,8 @@ class PlainDetector(Detector):
     def __init__(
         self,
         *,
-        network: Network = Network(),  # noqa: B008 - frozen
-        optimizer: Recipe = Recipe(betas=(0.9, 0.95)),  # noqa: B008 - frozen
+        network: Network = Network(),
+        optimizer: Recipe = Recipe(betas=(0.9, 0.95)),
         image_size: int = 224,
         score: ScoreForm = "softmax",
     ) -> None:

@@ -333,6 +333,11 @@ class Metric:
     probabilities: bool = False
     both_classes: bool = True
 
+    def value(self, labels: ArrayLike, scores: ArrayLike) -> float:
+        """The metric itself, every item counted once."""
+        y, s = checked(labels, scores)
+        return float(self.weighted(y, s, np.ones((1, len(y))))[0])
+
 
 METRICS: dict[str, Metric] = {
     "auc": Metric(weighted_auc, True),

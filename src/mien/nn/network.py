@@ -112,7 +112,9 @@ class Network:
         return network
 
     def build(self, num_classes: int, image_size: int = 224) -> Classifier:
-        """The network with `num_classes` outputs for square images of `image_size` pixels. New weights are drawn from torch's global generator.
+        """The network with `num_classes` outputs for square images of `image_size` pixels.
+
+        New weights are drawn from torch's global generator.
 
         Raises:
             BadInput: For an unknown name, weights that cannot be had or do not fit, or an unknown `cam_layer`.

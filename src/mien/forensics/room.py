@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the forensics room offers to the command line: is this face forged?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mien.engine import Method, TrainingData
+from mien.errors import BadInput
+from mien.forensics.answers import answer
+from mien.forensics.detector import Detector
+from mien.forensics.opening import LAYOUTS, open_test, open_training
+from mien.forensics.scoring import by_kind, figures, score
+from mien.metrics.intervals import interval_json
+from mien.room import Answers, DataOptions, Demo, Preset, PresetName, Room, Row, TestData, Using
+
+
+class Forensics(Room):
+    """Detectors of forged faces."""
+
+    family = "forensics"
+    kinds = LAYOUTS
+
+    def preset(self, name: str, preset: PresetName) -> Preset:
+        """The paper's size: Xception at 224 pixels. Small: a network of 41 k weights at 64 pixels."""
+        if preset == "paper":
+            return Preset(settings={"batch_size": 30}, epochs=5)
+        config: dict[str, Any] = {"network": {"name": "tiny_cnn_highpass"}, "image_size": 64}
+        return Preset(config=config, settings={"batch_size": 32}, epochs=6)
+
+    def open_data(self, source: str, method: Method, options: DataOptions) -> TrainingData:
+        """See `mien.forensics.opening`."""
+        return open_training(source, _detector(method).image_size, options)
+
+    def open_test(self, source: str, method: Method, options: DataOptions) -> TestData:
+        """See `mien.forensics.opening`."""
+        return open_test(source, _detector(method).image_size, options)
+
+    def evaluate(self, method: Method, test: TestData, out: Path | None, using: Using) -> dict[str, Any]:
+        """Frame and video figures, AUC per kind of forgery, and the curves."""
+        with _answering(method, using) as detector:
+            scored = score(
+                detector,
+                test.dataset,
+                batch_size=using.batch_size,
+                workers=using.workers,
+                max_batches=using.max_steps,
+            )
+        table = figures(scored, using.seed)
+        units = scored.videos() if scored.has_videos else scored
+        pictures: list[str] = []
+        if out is not None and using.pictures:
+            from mien.report.evaluation import write_pictures
+
+            pictures = write_pictures(out, scored.label, scored.score, detector.name)
+        columns = zip(units.name, units.group, units.label.tolist(), units.score.tolist(), strict=True)
+        return {
+            "metrics": {name: interval_json(interval) for name, interval in table.items()},
+            "primary": "video_auc" if scored.has_videos else "auc",
+            "kinds": {name: interval_json(interval) for name, interval in by_kind(scored, using.seed).items()},
+            "items": [{"id": i, "group": g, "label": y, "score": s} for i, g, y, s in columns],
+            "pictures": pictures,
+            "notes": [
+                f"intervals: 95 % bootstrap over {len(set(scored.group))} persons or videos; accuracy at score 0.5",
+                "a unit of several images is scored by the mean log odds of its frames",
+            ],
+        }
+
+    def predict(self, method: Method, inputs: Sequence[Any], out: Path | None, using: Using) -> Answers:
+        """A row per image and one per folder; see `mien.forensics.answers`."""
+        with _answering(method, using, evidence=out is not None and using.pictures) as detector:
+            answers = answer(detector, inputs, out, using)
+        return replace(answers, rows=_rows(method, using, out, answers.rows))
+
+    def demo(self, data: str, out: Path, *, seed: int = 0, device: str = "cpu", max_steps: int | None = None) -> Demo:
+        """See `mien.forensics.demo`."""
+        from mien.forensics.demo import demo
+
+        return demo(data, out, seed=seed, device=device, max_steps=max_steps)
+
+
+def _rows(method: Method, using: Using, out: Path | None, rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows, computed with the method set up; it gets its own mode back when they are done."""
+    with _answering(method, using, evidence=out is not None and using.pictures):
+        yield from rows
+
+
+def _detector(method: Method) -> Detector:
+    if not isinstance(method, Detector):
+        raise BadInput(
+            f"{method.name!r} is no detector: the forensics room works with mien.forensics.detector.Detector"
+        )
+    return method
+
+
+@contextmanager
+def _answering(method: Method, using: Using, evidence: bool = False) -> Iterator[Detector]:
+    """The method in the mode and with the source that `using` names; both come back as they were."""
+    detector = _detector(method)
+    before = {name: detector.__dict__.get(name) for name in ("mode", "evidence", "source")}
+    modes = ("plain", "fac") if hasattr(detector, "mode") else ("plain",)
+    if using.mode is not None and using.mode not in modes:
+        raise BadInput(f"mode is {using.mode!r}: {detector.name} knows {' and '.join(modes)}")
+    if using.mode is not None and hasattr(detector, "mode"):
+        detector.__dict__["mode"] = using.mode
+    detector.evidence = evidence
+    if using.source is not None:
+        options = DataOptions(crop=using.crop, validation=0.0, seed=using.seed)
+        from mien.engine import Phase
+
+        detector.use_source(open_training(using.source, detector.image_size, options).train(Phase()))
+    try:
+        yield detector
+    finally:
+        if before["mode"] is not None:
+            detector.__dict__["mode"] = before["mode"]
+        detector.evidence = bool(before["evidence"])
+        if using.source is not None:
+            detector.use_source(before["source"])
+
+
+ROOM = Forensics()
