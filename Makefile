@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint prove clean
 
 setup: $(READY)
 
@@ -20,6 +20,10 @@ demo: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+
+# Long: several minutes for each method; results/proofs is committed. DATA=DIR runs it on real faces.
+prove: $(READY)
+	$(VENV)/bin/mien prove acmf --jobs 2 $(if $(DATA),--data $(DATA))
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -44,7 +44,7 @@ FAMILIES: dict[str, str | None] = {**dict.fromkeys(ROWS), "forensics": "mien.for
 
 
 PROOFS: dict[str, str] = {"acmf": "mien.proofs.acmf:PROOF"}
-"""Method -> the table of its experiment, run by `mien.proofs.harness`."""
+"""Method -> the table of its experiment, run by `mien.proofs.runner`."""
 
 
 class Verb(NamedTuple):

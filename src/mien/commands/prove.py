@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from mien.catalog import PROOFS, find, load_object
+from mien.catalog import PROOFS, find
 from mien.commands._parser import Parser, positive
 from mien.errors import BadInput
 
@@ -20,7 +19,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="seeds at the same time")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads of each seed")
     parser.add_argument("--max-steps", type=positive, metavar="N", help="a smaller budget, to try it out")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--out", default="results/proofs", metavar="DIR", help="NAME.json and NAME.png go here")
     given = parser.read(arguments)
     entry = find(given.name)
@@ -30,16 +29,17 @@ def run(arguments: list[str]) -> int:
     if given.data != "embedded" and not Path(given.data).exists():
         raise BadInput(f"--data: {given.data} does not exist: give a folder, or 'embedded'")
 
-    from mien.proofs.harness import prove
+    from mien.engine.ranks import choose_device
+    from mien.proofs.runner import prove
 
-    result: dict[str, Any] = prove(
-        load_object(PROOFS[entry.name]),
+    result, path = prove(
+        PROOFS[entry.name],
         data=given.data,
         seeds=given.seeds,
         jobs=given.jobs,
         threads=given.threads,
         max_steps=given.max_steps,
-        device=given.device,
+        device=str(choose_device(given.device)),
         out=Path(given.out),
     )
     low, high = result["interval"]
@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
     print(
         f"difference in {result['metric']}: [{_signed(low)}, {_signed(high)}] over {len(result['seeds'])} paired seeds"
     )
-    print(f"written: {Path(given.out) / (entry.name + '.json')}")
+    print(f"written: {path}")
     return 0
 
 

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The proof harness: what it computes, that it resumes, and that parallel seeds equal serial ones."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_proof
+from scipy import stats
+
+from mien.errors import BadInput
+from mien.proofs.base import Seed
+from mien.proofs.runner import gather, prove
+
+FIELDS = (
+    "name claim verdict metric higher_is_better data seeds variants baseline interval cost versions commit command date"
+)
+
+
+@pytest.fixture(autouse=True)
+def log(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY_PROOF_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("PYTHONPATH", ":".join([str(Path(__file__).parent), *filter(None, sys.path)]))
+    return tmp_path / "log"
+
+
+def test_the_result_has_the_fields_and_the_paired_t_interval(tmp_path):
+    result, path = prove("toy_proof:PROOF", seeds=5, out=tmp_path)
+    assert set(FIELDS.split()) <= set(result)
+    assert json.loads(path.read_text()) == result
+    assert path.with_suffix(".png").stat().st_size > 1000
+    ours, base = (np.array([result["variants"][v][str(s)] for s in range(5)]) for v in ("ours", "base"))
+    expected = stats.ttest_rel(ours, base).confidence_interval(0.95)
+    assert result["interval"] == pytest.approx([expected.low, expected.high])
+    assert result["verdict"] == "holds"
+    assert result["controls"]["chance"]["passed"]
+    assert set(result["cost"]) == {"base", "ours", "chance"}
+
+
+def test_the_verdict_follows_from_the_numbers_alone():
+    def values(ours, base):
+        made = {v: {str(i): {"score": x} for i, x in enumerate(c)} for v, c in (("ours", ours), ("base", base))}
+        return {**made, "chance": {str(i): {"score": 0.9} for i in range(3)}}
+
+    def verdict(ours, base, **changes):
+        return gather(replace(toy_proof.PROOF, **changes), values(ours, base), {}, "embedded", None)
+
+    better, worse = [0.9, 0.91, 0.92], [0.5, 0.52, 0.51]
+    assert verdict(better, worse)["verdict"] == "holds"
+    assert verdict(worse, better)["verdict"] == "fails"
+    assert verdict(worse, better, higher_is_better=False)["verdict"] == "holds"
+    assert verdict([0.9, 0.1, 0.5], [0.5, 0.5, 0.45])["verdict"] == "inconclusive"
+    assert not verdict(better, worse)["controls"]["chance"]["passed"]
+    rehearsal = gather(toy_proof.PROOF, values(better, worse), {}, "embedded", 10)
+    assert rehearsal["verdict"] == "rehearsal"
+
+
+def _prove(out, **options):
+    prove("toy_proof:PROOF", out=Path(out), **options)
+
+
+def test_a_killed_proof_goes_on_and_repeats_nothing(tmp_path, monkeypatch, log):
+    monkeypatch.setenv("TOY_PROOF_DIES_AT", "ours/2")
+    child = multiprocessing.get_context("spawn").Process(target=_prove, args=(tmp_path,), kwargs={"seeds": 4})
+    child.start()
+    child.join(60)
+    assert child.exitcode == 9
+    done = log.read_text().split()
+    monkeypatch.delenv("TOY_PROOF_DIES_AT")
+    log.write_text("")
+    result, _ = prove("toy_proof:PROOF", seeds=4, out=tmp_path)
+    again = [line for line in log.read_text().split() if line in done and not line.endswith("/0")]  # seed 0: the cost
+    assert done[-1] == "base/2"
+    assert again == []
+    whole, _ = prove("toy_proof:PROOF", seeds=4, out=tmp_path / "whole")
+    assert result["variants"] == whole["variants"]
+
+
+def test_parallel_seeds_equal_serial_ones(tmp_path):
+    serial, _ = prove("toy_proof:PROOF", seeds=3, out=tmp_path / "a")
+    parallel, _ = prove("toy_proof:PROOF", seeds=3, jobs=2, out=tmp_path / "b")
+    assert serial["variants"] == parallel["variants"]
+
+
+def test_pieces_of_another_experiment_are_not_mixed_in(tmp_path, monkeypatch):
+    prove("toy_proof:PROOF", seeds=1, out=tmp_path)
+    monkeypatch.setattr(toy_proof, "PROOF", replace(toy_proof.PROOF, about=lambda data: "other data"))
+    with pytest.raises(BadInput, match="another experiment"):
+        prove("toy_proof:PROOF", seeds=1, out=tmp_path)
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(BadInput, match="seeds is 0"):
+        prove("toy_proof:PROOF", seeds=0, out=tmp_path)
+    with pytest.raises(BadInput, match="names the variant 'nope'"):
+        replace(toy_proof.PROOF, baseline="nope")
+
+
+def test_what_variants_share_is_made_once():
+    seed, made = Seed(0, None), []
+    for _ in range(3):
+        seed.once("x", lambda: made.append(1))
+    assert made == [1]
