@@ -25,7 +25,7 @@ from mien.engine.run import versions
 from mien.engine.seeding import kept_generators
 from mien.errors import BadInput
 from mien.files import write_json
-from mien.job import EMBEDDED, Job, located, plan
+from mien.job import EMBEDDED, Job, located, plan, report
 from mien.room import Answers, DataOptions, PresetName, Row, TestData, Using
 from mien.weights import Opened, check_unseen, open_weights
 
@@ -122,6 +122,7 @@ def train(
         resume=resume,
         origin=origin if schedule is None and not strategies else None,  # only what the command line can repeat
     )
+    report(folder)
     remember(trained, source)
     return trained.eval()
 

@@ -98,6 +98,7 @@ class Job:
             resume=resume,
             origin=self.plain(),
         )
+        report(out)
         return method, data
 
 
@@ -185,6 +186,14 @@ def read_job(run: Path) -> Job:
     if not isinstance(origin, dict):
         raise BadInput(f"{run} was started from Python with data of its own: resume it there, mien.train(resume=True)")
     return Job.from_plain(origin)
+
+
+def report(out: Path | None) -> None:
+    """The run folder's page, where there is a run folder."""
+    if out is not None:
+        from mien.report.run import run_report  # matplotlib: only when something is written
+
+        run_report(out)
 
 
 def next_run_folder(method: str, parent: str | Path = "runs") -> Path:

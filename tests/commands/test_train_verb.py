@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -189,6 +190,14 @@ def test_any_configuration_is_read_or_refused_in_one_line(here, options, method)
         assert isinstance(values["method"]["rate"], float)
 
 
+def _interrupt_once_there_is(path):
+    """Ctrl-C as soon as training runs, however slow the machine is."""
+    give_up = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < give_up:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 # --- resume ----------------------------------------------------------------------------------------------------
 def test_ctrl_c_saves_and_resume_gives_the_same_weights(points, here, capsys):
     words = ["train", "toy-points", "--data", points, "--epochs", "6", "--threads", "1", "--seed", "3"]
@@ -196,7 +205,7 @@ def test_ctrl_c_saves_and_resume_gives_the_same_weights(points, here, capsys):
     assert main([*words, "--out", "whole"]) == 0
     slow = [*words, "--method.delay", "0.05"]
     assert main([*slow, "--out", "slow-whole"]) == 0
-    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Thread(target=_interrupt_once_there_is, args=(here / "cut" / "checkpoints" / "last.safetensors",))
     timer.start()
     code = main([*slow, "--out", "cut"])
     timer.join()

@@ -19,7 +19,7 @@ class Settings:
         batch_size: Samples per batch and process.
         accumulate: Batches whose gradients are added up for one update.
         clip: Largest gradient norm of an optimiser's parameters; None leaves gradients alone.
-        max_steps: Ends the run after so many steps over all phases; None for no limit.
+        max_steps: Ends every phase after so many steps; None for no limit.
         seed: Everything that is drawn follows from it.
         workers: Processes that load data; 0 loads in the training process. Any number gives the same bits.
         precision: "32", "bf16" (autocast) or "fp16" (autocast with a loss scaler).

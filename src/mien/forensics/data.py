@@ -82,7 +82,7 @@ class FaceRecords(Dataset[Faces]):
         record = self.records[index]
         image = load_face(record.path, self.size, self.crop)
         if image is None:
-            raise BadInput(f"{record.path}: no face found; crop the faces beforehand and use crop none")
+            raise BadInput(f"{record.path}: no face found: leave it out, or crop faces beforehand and use --crop none")
         if self.flip and torch.rand(()) < 0.5:
             image = image.flip(-1)
         label = -1 if record.label is None else record.label

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mien.catalog import find
+from mien.errors import BadInput
+
+ROOT = Path(__file__).parent.parent
+RESULT = {
+    "name": "acmf",
+    "claim": "a claim",
+    "verdict": "fails",
+    "metric": "auc",
+    "data": "some data",
+    "difference": -0.0456,
+    "interval": [-0.0661, None],
+    "seeds": [0, 1, 2],
+}
+
+
+@pytest.fixture(scope="module")
+def tables():
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "tools" / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows(text, name):
+    """A table of the README, read without the code that wrote it."""
+    lines = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0].strip().splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_readme_is_what_catalog_and_results_say(tables):
+    """Fails when a method or a committed proof changes and nobody ran tools/tables.py."""
+    assert tables.main(["--check"]) == 0
+
+
+def test_every_row_agrees_with_the_catalog():
+    """Fails when a row is lost, doubled or filled from the wrong field."""
+    found = rows((ROOT / "README.md").read_text(encoding="utf-8"), "methods")
+    assert len({row[0] for row in found}) == len(found) == 51  # fifty methods and the baseline
+    assert found[0][0] == "`hfc-mffd`"
+    for name, family, task, paper, state in found:
+        entry = find(name.strip("`"))
+        assert (family, task, state.strip("*")) == (entry.family, entry.task, entry.status)
+        number = entry.paper.removeprefix("arXiv:")
+        assert paper == (f"[arXiv:{number}](https://arxiv.org/abs/{number})" if number else "-")
+
+
+def test_what_is_stale_is_noticed_and_the_rest_of_the_file_is_kept(tables, tmp_path):
+    """Fails when --check cannot fail, or when writing touches a line outside the markers."""
+    file = tmp_path / "README.md"
+    planned = tables.method_table([replace(find("acmf"), available=False)])
+    text = "above\n<!-- methods -->\n<!-- /methods -->\nmiddle\n<!-- proofs -->\n<!-- /proofs -->\nbelow\n"
+    stale = tables.with_table(text, "methods", planned)
+    file.write_text(stale)
+    assert tables.main(["--check"], tmp_path) == 1
+    assert file.read_text() == stale
+    assert tables.main([], tmp_path) == 0
+    assert tables.main(["--check"], tmp_path) == 0
+    text = file.read_text()
+    assert text.startswith("above\n<!-- methods -->\n| method |")
+    assert "|\n<!-- /methods -->\nmiddle\n<!-- proofs -->\n| method |" in text
+    assert text.endswith("|\n<!-- /proofs -->\nbelow\n")
+
+
+def test_a_proof_is_shown_as_it_came_out_and_a_rehearsal_is_not(tables, tmp_path):
+    """Fails when a proof that fails is left out, a rehearsal gets in, or a new result goes unnoticed."""
+    file, results = tmp_path / "README.md", tmp_path / "results" / "proofs"
+    results.mkdir(parents=True)
+    file.write_text("<!-- methods -->\n<!-- /methods -->\n<!-- proofs -->\n<!-- /proofs -->\n")
+    tables.main([], tmp_path)
+    assert rows(file.read_text(), "proofs") == []
+    (results / "acmf.json").write_text(json.dumps(RESULT))
+    (results / "acmf-rehearsal.json").write_text(json.dumps({**RESULT, "verdict": "rehearsal"}))
+    assert tables.main(["--check"], tmp_path) == 1
+    tables.main([], tmp_path)
+    expected = ["`acmf`", "some data", "a claim", "auc -0.046 [-0.066, unknown], 3 seeds", "**fails**"]
+    assert rows(file.read_text(), "proofs") == [expected]
+
+
+def test_a_bar_in_a_cell_does_not_open_a_column(tables):
+    line = tables.method_table([replace(find("acmf"), task="a | b")]).splitlines()[-1]
+    assert r"a \| b" in line
+
+
+@pytest.mark.parametrize("text", ["", "<!-- x -->", "<!-- /x --> <!-- x -->", "<!-- x -->" * 2 + "<!-- /x -->"])
+def test_missing_or_doubled_markers_are_refused(tables, text):
+    with pytest.raises(BadInput, match="each once"):
+        tables.with_table(text, "x", "")

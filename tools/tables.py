@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes README.md's tables: the methods from the catalog, the proofs from results/proofs.
+
+`.venv/bin/python tools/tables.py` writes them. With `--check` it writes nothing, and exits with 1 when README.md is not
+what the catalog and the results say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mien.catalog import Entry, list_methods
+from mien.errors import BadInput
+from mien.files import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def project_entries() -> list[Entry]:
+    """Methods and baselines of this project. Those of other installed packages have no place in its README."""
+    return [entry for entry in list_methods(baselines=True) if entry.module.startswith("mien.")]
+
+
+def paper_link(paper: str) -> str:
+    """A catalog's paper id as a Markdown link; a dash where there is no paper.
+
+    >>> paper_link("arXiv:2307.11438")
+    '[arXiv:2307.11438](https://arxiv.org/abs/2307.11438)'
+    """
+    scheme, _, number = paper.partition(":")
+    if scheme == "arXiv":
+        return f"[{paper}](https://arxiv.org/abs/{number})"
+    if scheme == "doi":
+        return f"[{paper}](https://doi.org/{number})"
+    return paper or "-"
+
+
+def method_table(entries: Iterable[Entry]) -> str:
+    """A row for each method, in the catalog's order."""
+    rows = []
+    for entry in entries:
+        state = f"**{entry.status}**" if entry.status == "available" else entry.status
+        rows.append((f"`{entry.name}`", entry.family, entry.task, paper_link(entry.paper), state))
+    return _table(("method", "family", "what goes in, what comes out", "paper", "state"), rows)
+
+
+def proof_table(results: Iterable[Mapping[str, Any]]) -> str:
+    """A row for each result of `mien prove`, as it came out."""
+    rows = []
+    for result in results:
+        low, high = result["interval"]
+        values = [_signed(value) for value in (result["difference"], low, high)]
+        difference = f"{result['metric']} {values[0]} [{values[1]}, {values[2]}], {len(result['seeds'])} seeds"
+        rows.append((f"`{result['name']}`", result["data"], result["claim"], difference, f"**{result['verdict']}**"))
+    return _table(("method", "data", "claim", "difference (95 %)", "verdict"), rows)
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """The results in `folder`, by file name; rehearsals, whose numbers mean nothing, are left out."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return [result for result in found if result["verdict"] != "rehearsal"]
+
+
+def _signed(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:+.3f}"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *(tuple(cell.replace("|", r"\|") for cell in row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def with_table(text: str, name: str, table: str) -> str:
+    """`text` with `table` between the markers <!-- name --> and <!-- /name -->.
+
+    Raises BadInput unless each marker is there once, in this order.
+    """
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise BadInput(f"the text must hold {start} and after it {end}, each once: the table goes between them")
+    before, _, rest = text.partition(start)
+    _, _, after = rest.partition(end)
+    return f"{before}{start}\n{table}\n{end}{after}"
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Write or check `root`'s README.md; gives the exit code."""
+    parser = argparse.ArgumentParser(description="README.md's tables from catalog and results", allow_abbrev=False)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a table is out of date")
+    given = parser.parse_args(arguments)
+    readme = root / "README.md"
+    old = readme.read_text(encoding="utf-8")
+    new = with_table(old, "methods", method_table(project_entries()))
+    new = with_table(new, "proofs", proof_table(read_results(root / "results" / "proofs")))
+    if given.check:
+        if new != old:
+            print("README.md is not what catalog and results say: run python tools/tables.py", file=sys.stderr)
+        return int(new != old)
+    if new != old:
+        write_text(readme, new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
