@@ -2,9 +2,8 @@
 """Does a forgery betray itself by framing, brightness or compression alone? Ask a classifier that sees 12 pixels.
 
 A thumbnail of 12 x 12 pixels shows neither blend edges nor textures. If a linear classifier on it tells forged from
-real
-people it was not trained on, a detector's score on that kind says little, and the kind is marked confounded. A boosted
-tree classifier is reported beside it: it finds what is not linear (layout and pose of swapped faces), but does not
+real, on people it was not trained on, a detector's score on that kind says little, and the kind is marked confounded.
+Boosted trees are reported beside it: they find what is not linear (layout and pose of swapped faces), but do not
 decide, since real cues may survive on thumbnails.
 """
 

@@ -181,7 +181,7 @@ def resynthesise(
         images: (B, 3, H, W) in [0, 1].
         seeds: One per image, (B,).
         points: Eyes, tip of the nose, corners of the mouth in pixels, (B, 5, 2).
-        autoencoder: Gives images of the same shape, for instance a trained `forge_autoencoder.SmallAutoencoder`.
+        autoencoder: Gives images of the same shape, for instance of `forge_autoencoder.train_autoencoder`.
     """
     points = _points(images, points)
     mask = _mask(images, seeds, points, "face", (1.0, 4.0))

@@ -59,7 +59,7 @@ IDENTITY: Ranges = {
     "beard": (-1.6, 1.0, "uniform"),  # none below 0
     "make_up": (-0.8, 1.0, "uniform"),  # none below 0
     "hair_dark": (0.0, 1.0, "uniform"),
-    "hair_red": (-0.6, 1.0, "uniform"),
+    "hair_red": (-1.6, 1.0, "uniform"),  # red above 0.55
     "iris_colour": (0.0, 1.0, "uniform"),
     "hair_line": (-0.80, -0.52, "uniform"),
     "hair_part": (-0.45, 0.45, "uniform"),
@@ -88,10 +88,10 @@ IMAGE: Ranges = {
     "light_x": (-1.0, 1.0, "uniform"),  # where the light stands: left to right
     "light_y": (-0.9, 0.3, "uniform"),  # above to below
     "ambient": (0.42, 0.82, "uniform"),  # share of light that comes from everywhere
-    "gain": (0.75, 1.20, "uniform"),
+    "gain": (0.65, 1.25, "uniform"),
     "contrast": (0.85, 1.15, "uniform"),
-    "warmth": (-1.0, 1.0, "bell"),  # colour of the light and the camera: blue to orange
-    "tint": (-1.0, 1.0, "bell"),  # green to magenta
+    "warmth": (-1.0, 1.0, "uniform"),  # colour of the light and the camera: blue to orange
+    "tint": (-1.0, 1.0, "uniform"),  # green to magenta
     "blur": (0.0, 0.75, "uniform"),  # standard deviation in pixels of a 64-pixel image
     "noise": (0.003, 0.018, "uniform"),  # standard deviation of the sensor's noise
     "vignette": (0.0, 0.35, "uniform"),
