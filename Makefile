@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo test lint prove clean
+.PHONY: setup demo test lint prove bench clean
 
 setup: $(READY)
 
@@ -24,6 +24,12 @@ test: $(READY)
 # Long: several minutes for each method; results/proofs is committed. DATA=DIR runs it on real faces.
 prove: $(READY)
 	$(VENV)/bin/mien prove acmf --jobs 2 $(if $(DATA),--data $(DATA))
+
+# Long: half an hour on a quiet machine; results/bench is committed. ONLY=gradcam runs one.
+bench: $(READY)
+	@for file in $(or $(ONLY:%=benchmarks/%.py),$(wildcard benchmarks/[!_]*.py)); do \
+		echo "$$file"; OMP_NUM_THREADS=1 $(RUN) $$file || exit 1; done
+	$(RUN) tools/tables.py
 
 lint: $(READY)
 	$(RUN) -m ruff check .

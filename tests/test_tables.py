@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mien.catalog import find
+from mien.catalog import BASELINES, find
 from mien.errors import BadInput
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +32,15 @@ def tables():
     return module
 
 
+@pytest.fixture
+def root(tmp_path):
+    """A project of its own without tables."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "figures.md").write_text("<!-- figures -->\n<!-- /figures -->\n")
+    (tmp_path / "README.md").write_text("<!-- methods -->\n<!-- /methods -->\n<!-- proofs -->\n<!-- /proofs -->\n")
+    return tmp_path
+
+
 def rows(text, name):
     """A table of the README, read without the code that wrote it."""
     lines = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0].strip().splitlines()
@@ -46,7 +55,7 @@ def test_the_readme_is_what_catalog_and_results_say(tables):
 def test_every_row_agrees_with_the_catalog():
     """Fails when a row is lost, doubled or filled from the wrong field."""
     found = rows((ROOT / "README.md").read_text(encoding="utf-8"), "methods")
-    assert len({row[0] for row in found}) == len(found) == 51  # fifty methods and the baseline
+    assert len({row[0] for row in found}) == len(found) == 50 + len(BASELINES)
     assert found[0][0] == "`hfc-mffd`"
     for name, family, task, paper, state in found:
         entry = find(name.strip("`"))
@@ -55,36 +64,49 @@ def test_every_row_agrees_with_the_catalog():
         assert paper == (f"[arXiv:{number}](https://arxiv.org/abs/{number})" if number else "-")
 
 
-def test_what_is_stale_is_noticed_and_the_rest_of_the_file_is_kept(tables, tmp_path):
+def test_what_is_stale_is_noticed_and_the_rest_of_the_file_is_kept(tables, root):
     """Fails when --check cannot fail, or when writing touches a line outside the markers."""
-    file = tmp_path / "README.md"
+    file = root / "README.md"
     planned = tables.method_table([replace(find("acmf"), available=False)])
     text = "above\n<!-- methods -->\n<!-- /methods -->\nmiddle\n<!-- proofs -->\n<!-- /proofs -->\nbelow\n"
     stale = tables.with_table(text, "methods", planned)
     file.write_text(stale)
-    assert tables.main(["--check"], tmp_path) == 1
+    assert tables.main(["--check"], root) == 1
     assert file.read_text() == stale
-    assert tables.main([], tmp_path) == 0
-    assert tables.main(["--check"], tmp_path) == 0
+    assert tables.main([], root) == 0
+    assert tables.main(["--check"], root) == 0
     text = file.read_text()
     assert text.startswith("above\n<!-- methods -->\n| method |")
     assert "|\n<!-- /methods -->\nmiddle\n<!-- proofs -->\n| method |" in text
     assert text.endswith("|\n<!-- /proofs -->\nbelow\n")
 
 
-def test_a_proof_is_shown_as_it_came_out_and_a_rehearsal_is_not(tables, tmp_path):
+def test_a_proof_is_shown_as_it_came_out_and_a_rehearsal_is_not(tables, root):
     """Fails when a proof that fails is left out, a rehearsal gets in, or a new result goes unnoticed."""
-    file, results = tmp_path / "README.md", tmp_path / "results" / "proofs"
+    file, results = root / "README.md", root / "results" / "proofs"
     results.mkdir(parents=True)
-    file.write_text("<!-- methods -->\n<!-- /methods -->\n<!-- proofs -->\n<!-- /proofs -->\n")
-    tables.main([], tmp_path)
+    tables.main([], root)
     assert rows(file.read_text(), "proofs") == []
     (results / "acmf.json").write_text(json.dumps(RESULT))
     (results / "acmf-rehearsal.json").write_text(json.dumps({**RESULT, "verdict": "rehearsal"}))
-    assert tables.main(["--check"], tmp_path) == 1
-    tables.main([], tmp_path)
+    assert tables.main(["--check"], root) == 1
+    tables.main([], root)
     expected = ["`acmf`", "some data", "a claim", "auc -0.046 [-0.066, unknown], 3 seeds", "**fails**"]
     assert rows(file.read_text(), "proofs") == [expected]
+
+
+def test_a_missed_figure_is_shown_like_a_kept_one(tables, root):
+    """Fails when a benchmark that missed its limit is left out or called kept."""
+    folder = root / "results" / "bench"
+    folder.mkdir(parents=True)
+    promise = {"what": "ours over theirs", "value": 1.2345, "limit": 1.1, "at_least": False, "kept": False}
+    result = {"benchmark": "loop", "promises": [promise, promise | {"kept": True, "limit": 1.3}], "date": "2026-01-02T"}
+    (folder / "loop.json").write_text(json.dumps(result))
+    assert tables.main(["--check"], root) == 1
+    tables.main([], root)
+    found = rows((root / "docs" / "figures.md").read_text(), "figures")
+    assert found[0] == ["`loop`", "ours over theirs", "1.234", "at most 1.1", "**missed**", "2026-01-02"]
+    assert found[1][3:5] == ["at most 1.3", "kept"]
 
 
 def test_a_bar_in_a_cell_does_not_open_a_column(tables):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes README.md's tables: the methods from the catalog, the proofs from results/proofs.
+"""Writes the tables of README.md and docs/figures.md: methods from the catalog, proofs and figures from results.
 
-`.venv/bin/python tools/tables.py` writes them. With `--check` it writes nothing, and exits with 1 when README.md is not
+`.venv/bin/python tools/tables.py` writes them. With `--check` it writes nothing, and exits with 1 when a table is not
 what the catalog and the results say.
 """
 
@@ -60,10 +60,22 @@ def proof_table(results: Iterable[Mapping[str, Any]]) -> str:
     return _table(("method", "data", "claim", "difference (95 %)", "verdict"), rows)
 
 
+def figure_table(results: Iterable[Mapping[str, Any]]) -> str:
+    """A row for each promised figure of `make bench`, kept or missed."""
+    rows = []
+    for result in results:
+        for promise in result["promises"]:
+            sign = "at least" if promise["at_least"] else "at most"
+            kept = "kept" if promise["kept"] else "**missed**"
+            row = (f"`{result['benchmark']}`", promise["what"], f"{promise['value']:.4g}")
+            rows.append((*row, f"{sign} {promise['limit']:g}", kept, result["date"][:10]))
+    return _table(("benchmark", "what", "measured", "promised", "", "date"), rows)
+
+
 def read_results(folder: Path) -> list[dict[str, Any]]:
     """The results in `folder`, by file name; rehearsals, whose numbers mean nothing, are left out."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    return [result for result in found if result["verdict"] != "rehearsal"]
+    return [result for result in found if result.get("verdict") != "rehearsal"]
 
 
 def _signed(value: float | None) -> str:
@@ -89,21 +101,29 @@ def with_table(text: str, name: str, table: str) -> str:
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
-    """Write or check `root`'s README.md; gives the exit code."""
-    parser = argparse.ArgumentParser(description="README.md's tables from catalog and results", allow_abbrev=False)
+    """Write or check the tables under `root`; gives the exit code."""
+    parser = argparse.ArgumentParser(description="tables from catalog and results", allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a table is out of date")
     given = parser.parse_args(arguments)
-    readme = root / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = with_table(old, "methods", method_table(project_entries()))
-    new = with_table(new, "proofs", proof_table(read_results(root / "results" / "proofs")))
-    if given.check:
+    tables = {
+        "README.md": {
+            "methods": method_table(project_entries()),
+            "proofs": proof_table(read_results(root / "results" / "proofs")),
+        },
+        "docs/figures.md": {"figures": figure_table(read_results(root / "results" / "bench"))},
+    }
+    stale = 0
+    for name, parts in tables.items():
+        old = new = (root / name).read_text(encoding="utf-8")
+        for marker, table in parts.items():
+            new = with_table(new, marker, table)
         if new != old:
-            print("README.md is not what catalog and results say: run python tools/tables.py", file=sys.stderr)
-        return int(new != old)
-    if new != old:
-        write_text(readme, new)
-    return 0
+            stale = 1
+            if given.check:
+                print(f"{name} is not what catalog and results say: run python tools/tables.py", file=sys.stderr)
+            else:
+                write_text(root / name, new)
+    return stale if given.check else 0
 
 
 if __name__ == "__main__":
