@@ -23,6 +23,7 @@ from mien.engine import Method, Schedule, Settings, Single, Strategy, TrainingDa
 from mien.engine.ranks import choose_device
 from mien.engine.run import versions
 from mien.engine.seeding import kept_generators
+from mien.engine.sources import as_training_data
 from mien.errors import BadInput
 from mien.files import write_json
 from mien.job import EMBEDDED, Job, located, plan, report
@@ -102,7 +103,17 @@ def train(
     folder = None if out is None else Path(out)
     options = DataOptions(kind, crop, validation, settings.get("seed", 0), strict)  # type: ignore[arg-type]
     if isinstance(method, str):
-        wish = plan(method, preset=preset, config=config, epochs=epochs, settings=settings, weights=weights)
+        told = data if isinstance(data, (str, Path)) else None
+        wish = plan(
+            method,
+            told,
+            preset=preset,
+            config=config,
+            epochs=epochs,
+            options=options,
+            settings=settings,
+            weights=weights,
+        )
         trained, how, passes = wish.create(folder if resume else None), wish.settings, wish.epochs
     elif config is not None or weights is not None:
         raise BadInput("config and weights belong to a method that is given by name: this one exists already")
@@ -115,7 +126,7 @@ def train(
     fit(
         trained,
         source,  # type: ignore[arg-type]
-        schedule=schedule or _phases(trained, passes),
+        schedule=schedule or _phases(trained, as_training_data(source), passes),  # type: ignore[arg-type]
         settings=how,
         out=folder,
         strategies=strategies,
@@ -127,13 +138,13 @@ def train(
     return trained.eval()
 
 
-def _phases(method: Method, epochs: int) -> Schedule:
+def _phases(method: Method, data: TrainingData, epochs: int) -> Schedule:
     """The family's schedule; one phase for a method of the caller's own that no catalog knows."""
     try:
         room = catalog.room(method.name)
     except BadInput:
         return Single(epochs)
-    return room.schedule(method, epochs)
+    return room.schedule(method, data, epochs)
 
 
 def remember(method: Method, data: Any) -> None:

@@ -81,9 +81,9 @@ class Job:
             raise BadInput(f"{self.data} does not exist: give a folder, or {EMBEDDED!r} for generated samples")
         return room.open_data(self.data, method, self.options)
 
-    def schedule(self, method: Method) -> Schedule:
+    def schedule(self, method: Method, data: TrainingData) -> Schedule:
         """The phases."""
-        return catalog.room(self.method).schedule(method, self.epochs)
+        return catalog.room(self.method).schedule(method, data, self.epochs)
 
     def run(self, out: Path | None, *, resume: bool = False) -> tuple[Method, TrainingData]:
         """Train. See `mien.engine.fit` for what is raised."""
@@ -92,7 +92,7 @@ class Job:
         fit(
             method,
             data,
-            schedule=self.schedule(method),
+            schedule=self.schedule(method, data),
             settings=self.settings,
             out=out,
             resume=resume,
@@ -104,7 +104,7 @@ class Job:
 
 def plan(
     method: str,
-    data: str | Path = EMBEDDED,
+    data: str | Path | None = EMBEDDED,
     *,
     preset: PresetName = "paper",
     config: Mapping[str, Any] | None = None,
@@ -118,7 +118,7 @@ def plan(
 
     Args:
         method: Name of the method.
-        data: Path, or "embedded".
+        data: Path, "embedded", or None where the data are no folder: then nothing is taken from them.
         preset: "paper" or "small".
         config: Arguments of the constructor that differ from the preset's.
         epochs: Passes; None for the preset's.
@@ -131,16 +131,26 @@ def plan(
     epochs = chosen.epochs if epochs is None else epochs
     if epochs < 1:
         raise BadInput(f"epochs is {epochs}: it must be at least 1")
+    options = options or DataOptions()
+    chosen_config = merged(chosen.config, config or {})
     return Job(
         method=method,
-        data=located(data),
-        config=merged(chosen.config, config or {}),
-        options=options or DataOptions(),
+        data=EMBEDDED if data is None else located(data),
+        config=chosen_config if data is None else _completed(method, located(data), options, chosen_config),
+        options=options,
         epochs=epochs,
         settings=build(Settings, {**chosen.settings, **(settings or {})}, "settings"),
         weights=located(weights),
         threads=threads,
     )
+
+
+def _completed(method: str, data: str, options: DataOptions, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with what follows from the data in the places of None."""
+    room = catalog.room(method)
+    room.check_kind(options.kind)
+    found = room.data_config(method, data, options) if data == EMBEDDED or Path(data).exists() else {}
+    return config | {name: value for name, value in found.items() if config.get(name) is None}
 
 
 @overload

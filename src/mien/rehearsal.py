@@ -93,7 +93,7 @@ def rehearse(job: Job) -> Estimate:
     """Run two batches of a job (the first warms up) and estimate the rest. Nothing is written."""
     method = job.create()
     data = job.open_data(method)
-    schedule = job.schedule(method)
+    schedule = job.schedule(method, data)
     settings = job.settings
     phases = list(planned_phases(schedule, settings.seed))
     sizes = [dataset_size(data.train(phase)) for phase in phases]

@@ -168,8 +168,22 @@ class Room:
         """The preset of the method `name`; called before the method exists. "paper" is the default of `mien train`."""
         return Preset()
 
-    def schedule(self, method: Method, epochs: int) -> Schedule:
-        """In which phases the method is trained when the user asks for `epochs`. The default is one phase."""
+    def data_config(self, name: str, source: str, options: DataOptions) -> dict[str, Any]:
+        """Arguments of the constructor that follow from the data, such as the names of the classes.
+
+        Called before the method exists, with arguments as for `open_data`. They take the place of arguments that are
+        None; what the user or a preset says stays.
+        """
+        return {}
+
+    def schedule(self, method: Method, data: TrainingData, epochs: int) -> Schedule:
+        """In which phases the method is trained when the user asks for `epochs`. The default is one phase.
+
+        Args:
+            method: The method that will be trained.
+            data: Its training data: what `open_data` gave, or what a Python caller gave. Tasks and clients are there.
+            epochs: What the user asked for: passes over the data, or what stands in their place (federated rounds).
+        """
         from mien.engine.schedule import Single
 
         return Single(epochs)
@@ -209,7 +223,9 @@ class Room:
             Plain JSON without NaN: {
                 "metrics": {name: {"value": float, "low": float | None, "high": float | None}},  # 95 % by group
                 "primary": name of the metric to print first and to compare runs by,
-                "items": [{"id": str, "group": str, "label": int, "score": float}, ...],  # one per scored unit
+                "items": [{"id": str, "group": str, "label": int, "score": float}, ...],  # one per scored unit, or
+                         [{"id": str, "group": str, "values": {metric: float}}, ...] where metrics are means of these
+                "lower_is_better": [names of such metrics], where there are any
                 "pictures": [file names in `out`],
                 "notes": [lines for the reader: skipped files, confounded kinds, what an interval runs over]
             }

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from mien import api
+from mien.answering import items_of
 from mien.cli import main
 from mien.errors import BadInput
-from mien.forensics.answers import items_of, video_score
+from mien.forensics.answers import video_score
 from mien.forensics.data import ForgedFrames
 from mien.forensics.opening import generated_people, layout_of, open_training
 from mien.room import DataOptions

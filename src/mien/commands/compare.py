@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Set
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,16 @@ def read_evaluation(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise BadInput(f"{file} is not JSON: {error}") from error
     items = value.get("items") if isinstance(value, dict) else None
-    fields = {"id", "group", "label", "score"}
-    if not isinstance(items, list) or not items or not all(isinstance(i, dict) and fields <= set(i) for i in items):
+    if not isinstance(items, list) or not items or not all(isinstance(i, dict) and _is_item(i) for i in items):
         raise BadInput(f"{file} has no scored items: it must be what mien evaluate wrote")
     if len({item["id"] for item in items}) < len(items):
         raise BadInput(f"{file} scores an item twice: it cannot be compared")
     return dict(value)
+
+
+def _is_item(item: dict[str, Any]) -> bool:
+    """A scored item: a label and a score, or numbers of its own whose means are the metrics."""
+    return {"id", "group"} <= set(item) and ({"label", "score"} <= set(item) or isinstance(item.get("values"), dict))
 
 
 def compare(first: dict[str, Any], second: dict[str, Any], metric: str | None, seed: int = 0) -> dict[str, Any]:
@@ -66,9 +71,6 @@ def compare(first: dict[str, Any], second: dict[str, Any], metric: str | None, s
     Raises:
         BadInput: The items differ, or the metric is unknown.
     """
-    from mien.metrics.binary import METRICS
-    from mien.metrics.intervals import interval_json, metric_interval, paired_difference
-
     one, two = ({item["id"]: item for item in value["items"]} for value in (first, second))
     if one.keys() != two.keys():
         raise BadInput(
@@ -77,17 +79,56 @@ def compare(first: dict[str, Any], second: dict[str, Any], metric: str | None, s
         )
     names = sorted(one)
     for field in ("label", "group"):
-        if any(one[name][field] != two[name][field] for name in names):
+        if any(one[name].get(field) != two[name].get(field) for name in names):
             raise BadInput(f"the runs give the same items another {field}: evaluate both on the same data")
+    pairs = [(one[name], two[name]) for name in names]
+    reported = first.get("metrics", {}).keys() & second.get("metrics", {}).keys()
+    groups = [item["group"] for item, _ in pairs]
+    return {
+        "items": len(names),
+        "groups": len(set(groups)),
+        "differences": (
+            _means(pairs, groups, metric, first.get("lower_is_better", ()), seed)
+            if "values" in pairs[0][0]
+            else _binary(pairs, groups, metric, reported, seed)
+        ),
+    }
+
+
+Pairs = list[tuple[dict[str, Any], dict[str, Any]]]
+
+
+def _means(pairs: Pairs, groups: list[str], metric: str | None, lower: Collection[str], seed: int) -> dict[str, Any]:
+    """Differences of metrics that are means of the items' own numbers."""
+    from mien.metrics.intervals import interval_json, mean_difference
+
+    known = [name for name in pairs[0][0]["values"] if all(name in item["values"] for pair in pairs for item in pair)]
+    if metric is not None and metric not in known:
+        raise unknown_name("metric", metric, known)
+    result = {}
+    for name in [metric] if metric is not None else known:
+        sides = [[pair[side]["values"][name] for pair in pairs] for side in (0, 1)]
+        result[name] = {
+            "first": sum(sides[0]) / len(pairs),
+            "second": sum(sides[1]) / len(pairs),
+            "difference": interval_json(mean_difference(sides[0], sides[1], groups, seed=seed)),
+            "higher_is_better": name not in lower,
+        }
+    return result
+
+
+def _binary(pairs: Pairs, groups: list[str], metric: str | None, reported: Set[str], seed: int) -> dict[str, Any]:
+    """Differences of metrics of labels and scores."""
+    from mien.metrics.binary import METRICS
+    from mien.metrics.intervals import interval_json, metric_interval, paired_difference
+
     if metric is not None and metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
-    reported = first.get("metrics", {}).keys() & second.get("metrics", {}).keys()
     chosen = [metric] if metric is not None else [name for name in METRICS if name in reported]
     if not chosen:
         raise BadInput(f"the runs report no common metric: name one with --metric ({', '.join(METRICS)})")
-    labels = [one[name]["label"] for name in names]
-    groups = [one[name]["group"] for name in names]
-    scores = [[side[name]["score"] for name in names] for side in (one, two)]
+    labels = [item["label"] for item, _ in pairs]
+    scores = [[pair[side]["score"] for pair in pairs] for side in (0, 1)]
     differences = {}
     for name in chosen:
         found = paired_difference(name, labels, scores[0], scores[1], groups, seed=seed)
@@ -98,7 +139,7 @@ def compare(first: dict[str, Any], second: dict[str, Any], metric: str | None, s
             "difference": interval_json(found),
             "higher_is_better": METRICS[name].higher_is_better,
         }
-    return {"items": len(names), "groups": len(set(groups)), "differences": differences}
+    return differences
 
 
 def _difference(found: dict[str, Any]) -> str:

@@ -185,13 +185,59 @@ def paired_difference(
     """
     y, (a, b), names = _named(metric, labels, [first, second], groups)
     weighted = METRICS[metric].weighted
+    return _with_p(lambda w: weighted(y, b, w) - weighted(y, a, w), names, draws, level, seed)
+
+
+def mean_interval(
+    values: ArrayLike, groups: ArrayLike, *, draws: int = DRAWS, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """The mean over items (accuracy of images, PSNR of pictures, average precision of queries), over groups.
+
+    Args:
+        values: One number for each item, (N,), finite.
+        groups: Name of every item's group, (N,).
+        draws: Bootstrap samples.
+        level: Confidence level.
+        seed: Of the draws.
+
+    >>> str(mean_interval([1, 2, 3, 4, 5, 6], ["a", "a", "b", "b", "c", "c"]))
+    '3.500 [1.500, 5.500]'
+    """
+    v, names = _items(values, groups)
+    return bootstrap(lambda w: w @ v / w.sum(axis=1), names, draws=draws, level=level, seed=seed)
+
+
+def mean_difference(
+    first: ArrayLike,
+    second: ArrayLike,
+    groups: ArrayLike,
+    *,
+    draws: int = DRAWS,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Mean of `second` minus mean of `first` over the same items, with p value, as `paired_difference`."""
+    a, names = _items(first, groups)
+    b, _ = _items(second, groups)
+    return _with_p(lambda w: w @ (b - a) / w.sum(axis=1), names, draws, level, seed)
+
+
+def _items(values: ArrayLike, groups: ArrayLike) -> tuple[Array, NDArray[Any]]:
+    v, names = np.asarray(values, dtype=np.float64), np.asarray(groups)
+    if v.ndim != 1 or v.shape != names.shape or not np.isfinite(v).all():
+        raise BadInput(f"values {v.shape} and groups {names.shape}: one finite number and one name for each item")
+    return v, names
+
+
+def _with_p(difference: Statistic, names: NDArray[Any], draws: int, level: float, seed: int) -> Interval:
+    """The bootstrap interval of a difference, with the two-sided p value of "it is zero"."""
     seen: list[Array] = []
 
-    def difference(w: Array) -> Array:
-        seen.append(weighted(y, b, w) - weighted(y, a, w))
+    def recorded(w: Array) -> Array:
+        seen.append(difference(w))
         return seen[-1]
 
-    interval = bootstrap(difference, names, draws=draws, level=level, seed=seed)
+    interval = bootstrap(recorded, names, draws=draws, level=level, seed=seed)
     drawn = np.concatenate(seen[1:]) if seen[1:] else np.array([])  # the first call is the value itself
     drawn = drawn[np.isfinite(drawn)]
     p = None

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images that belong to one of several classes: what every family of classifiers shares."""

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a family of classifiers offers to the command line; families derive their room from this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mien.answering import Item, batches_of, items_of, load_ahead, load_image
+from mien.classification.data import EMBEDDED, LAYOUTS, ClassData, Labelled, LabelledImages, class_names, read
+from mien.classification.method import ImageClassifier
+from mien.data.batch import collate, move
+from mien.data.splits import split_by_group
+from mien.engine import Fixed, Method, TrainingData, predictions
+from mien.errors import BadInput
+from mien.metrics.intervals import Interval, interval_json, mean_interval
+from mien.progress import track
+from mien.room import Answers, DataOptions, Room, Row, TestData, Using
+
+LIMITS = (
+    "an answer is a model's opinion about an image; images unlike the training data get one, too, and it may be wrong",
+)
+
+
+class OpenedClasses(Fixed):
+    """Training and validation data of a classifier, with the manifest of what it sees."""
+
+    def __init__(self, data: ClassData, train: LabelledImages, validation: LabelledImages | None) -> None:
+        super().__init__(train, validation)
+        self._data = data
+
+    def manifest(self) -> dict[str, Any]:
+        """Hashes of all images; groups are not known."""
+        return manifest(self._data)
+
+
+def manifest(data: ClassData) -> dict[str, Any]:
+    """As `TrainingData.manifest`."""
+    return {"groups": [], "files": sorted(set(data.hashes())), "description": data.description}
+
+
+def held_out(data: ClassData, share: float, seed: int) -> tuple[ClassData, ClassData | None]:
+    """Training and validation images, the classes in equal shares; None where `share` is 0."""
+    if not share:
+        return data, None
+    train, held = split_by_group(data.names, (1 - share, share), seed=seed, labels=data.label.tolist())
+    return data.subset(train), data.subset(held)
+
+
+class ClassificationRoom(Room):
+    """Opens labelled images, reports accuracy, names classes."""
+
+    kinds = LAYOUTS
+
+    def data_config(self, name: str, source: str, options: DataOptions) -> dict[str, Any]:
+        """The names of the classes."""
+        return {"classes": list(class_names(source, options.kind))}
+
+    def open_data(self, source: str, method: Method, options: DataOptions) -> TrainingData:
+        """The training part of `source`, a share of it held out for validation."""
+        model = classifier(method)
+        data = read(source, "train", options.kind).relabelled(model.classes)
+        train, held = held_out(data, options.validation, options.seed)
+        augment = "shift" if source == EMBEDDED and model.augmentation != "none" else model.augmentation
+        validation = None if held is None else LabelledImages(held, model.image_size)
+        return OpenedClasses(data, LabelledImages(train, model.image_size, augment), validation)
+
+    def open_test(self, source: str, method: Method, options: DataOptions) -> TestData:
+        """The test part of `source`; everything, where it has no parts."""
+        model = classifier(method)
+        data = read(source, "test", options.kind).relabelled(model.classes)
+        return TestData(LabelledImages(data, model.image_size), manifest(data))
+
+    def evaluate(self, method: Method, test: TestData, out: Path | None, using: Using) -> dict[str, Any]:
+        """Accuracy, mean accuracy of the classes, and negative log-likelihood in nats."""
+        model = classifier(method)
+        logits, label, names = collect(model, test.dataset, using)
+        values = per_image(logits, label)
+        table: dict[str, Interval] = {
+            name: mean_interval(column, names, seed=using.seed) for name, column in values.items()
+        }
+        right = values["accuracy"]
+        present = sorted(set(label.tolist()))
+        by_class = {model.classes[c]: float(right[label == c].mean()) for c in present}
+        metrics = {name: interval_json(interval) for name, interval in table.items()}
+        metrics["class_accuracy"] = {"value": float(np.mean(list(by_class.values()))), "low": None, "high": None}
+        return {
+            "metrics": metrics,
+            "primary": "accuracy",
+            "lower_is_better": ["nll"],
+            "classes": by_class,
+            "items": items(names, values),
+            "pictures": [],
+            "notes": [f"intervals: 95 % bootstrap over {len(set(names))} images; nll in nats"],
+        }
+
+    def predict(self, method: Method, inputs: Sequence[Any], out: Path | None, using: Using) -> Answers:
+        """A row per image: the class, its probability, and the runner-up."""
+        model = classifier(method)
+        found = items_of(inputs)
+        batches = batches_of(found, using.batch_size)[: using.max_steps]
+        total = sum(map(len, batches))
+        left_out = (f"{len(found) - total} of {len(found)} images were left out",) if total < len(found) else ()
+        return Answers(total, _rows(model, batches, using), (*LIMITS, *left_out))
+
+
+def classifier(method: Method) -> ImageClassifier:
+    """The method, if it is a classifier."""
+    if not isinstance(method, ImageClassifier):
+        raise BadInput(f"{method.name!r} is no mien.classification.method.ImageClassifier: this room works with those")
+    return method
+
+
+def collect(method: Method, dataset: Any, using: Using) -> tuple[Tensor, np.ndarray, list[str]]:
+    """Logits (N, C) on the CPU, labels (N,) and names of a test set. Images of unknown class are refused."""
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    names: list[str] = []
+    total = -(-len(dataset) // using.batch_size)
+    stream = predictions(method, dataset, using.batch_size, workers=using.workers)
+    for step, (batch, answer) in enumerate(track(stream, total, "evaluate"), start=1):
+        logits.append(answer.logits.float().cpu())
+        labels.append(batch.label.cpu())
+        start = len(names)
+        names.extend(name or f"image {start + i}" for i, name in enumerate(batch.path))
+        if step == using.max_steps:
+            break
+    label = torch.cat(labels).numpy()
+    if (label < 0).any():
+        raise BadInput(f"{int((label < 0).sum())} of {len(label)} images have no class: evaluation needs labels")
+    return torch.cat(logits), label, names
+
+
+def per_image(logits: Tensor, label: np.ndarray) -> dict[str, np.ndarray]:
+    """Numbers of every image whose means are the metrics: accuracy (1 right, 0 wrong) and nll, each (N,)."""
+    target = torch.from_numpy(label).long()
+    return {
+        "accuracy": (logits.argmax(dim=1) == target).double().numpy(),
+        "nll": F.cross_entropy(logits.double(), target, reduction="none").numpy(),
+    }
+
+
+def items(names: Sequence[str], values: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """The items of evaluation.json."""
+    columns = {name: column.tolist() for name, column in values.items()}
+    return [{"id": n, "group": n, "values": {k: v[i] for k, v in columns.items()}} for i, n in enumerate(names)]
+
+
+def _rows(model: ImageClassifier, batches: list[list[Item]], using: Using) -> Iterator[Row]:
+    for batch in load_ahead(batches, partial(load_image, size=model.image_size)):
+        images = [image for _, image in batch if isinstance(image, Tensor)]
+        answers = iter(_probabilities(model, images, using.device))
+        for item, image in batch:
+            if isinstance(image, str):
+                yield Row(item.name, error=image)
+                continue
+            top, rows = next(answers).topk(2)
+            first, second = (model.classes[int(i)] for i in rows)
+            values = {"class": first, "probability": round(float(top[0]), 6)}
+            yield Row(item.name, values | {"second": second, "second_probability": round(float(top[1]), 6)})
+
+
+def _probabilities(model: ImageClassifier, images: list[Tensor], device: str) -> Tensor:
+    if not images:
+        return torch.zeros(0, len(model.classes))
+    batch = move(collate([Labelled(image, -1) for image in images]), device)
+    with torch.no_grad():
+        return model.predict(batch).logits.float().softmax(dim=1).cpu()
