@@ -171,7 +171,6 @@ KEYS = st.sampled_from(["epochs", "batch_size", "precision", "device", "data", "
 METHOD_KEYS = st.sampled_from(["layer", "rate", "names", "class_path", "init_args", "x"])
 
 
-@pytest.mark.xfail(reason="known fault: null for an option with a default is not refused in every place", strict=False)
 @given(st.dictionaries(KEYS, VALUES, max_size=3), st.dictionaries(METHOD_KEYS, VALUES, max_size=3) | VALUES)
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -145,3 +145,12 @@ def test_local_weights_are_loaded_and_bad_ones_refused(tmp_path):
     (tmp_path / "x.safetensors").write_text("text")
     with pytest.raises(BadInput, match="cannot be read as weights"):
         Network("tiny_cnn", weights=str(tmp_path / "x.safetensors")).build(2, 64)
+
+
+def test_the_modulus_has_the_right_gradient_and_none_at_zero():
+    """A complex tensor's abs, of numpy's or torch's, is the reference; a constant image has the modulus 0 everywhere."""
+    image = torch.rand(1, 8, 9, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: high_part(x, 2, "modulus"), image)
+    flat = torch.zeros(1, 8, 8, requires_grad=True)
+    high_part(flat, 2, "modulus").sum().backward()
+    assert float(flat.grad.abs().max()) == 0.0

@@ -62,17 +62,25 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
         values = dict(parser.parse_args(same_dashes(arguments, "_")).as_dict())
     except Exception as error:
         raise BadInput(explain(parser, str(error) or type(error).__name__)) from error
-    _refuse_null(parser, "", values)
+    _check_values(parser, "", values)
     return values
 
 
-def _refuse_null(parser: ArgumentParser, prefix: str, values: Mapping[str, Any]) -> None:
-    """A null in a configuration file where the option has a value by default: jsonargparse lets it through."""
+def _check_values(parser: ArgumentParser, prefix: str, values: Mapping[str, Any]) -> None:
+    """Refuse what jsonargparse lets through in a configuration file.
+
+    That is a null where the option has a value by default, and a plain value where a group of options belongs.
+    """
+    dests = {action.dest for action in parser._actions}
     for name, value in values.items():
+        key = prefix + name
+        group = any(dest.startswith(f"{key}.") for dest in dests)
         if isinstance(value, Mapping):
-            _refuse_null(parser, f"{prefix}{name}.", value)
-        elif value is None and (prefix + name == "method" or parser.get_default(prefix + name) is not None):
-            raise BadInput(f"{prefix}{name} is null: leave it out or give a value")
+            _check_values(parser, f"{key}.", value)
+        elif value is None and (group or parser.get_default(key) is not None):
+            raise BadInput(f"{key} is null: leave it out or give a value")
+        elif group:
+            raise BadInput(f"{key} is {value!r}: it must be a mapping of options")
 
 
 def _defaults(parser: ArgumentParser, prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

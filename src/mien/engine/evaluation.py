@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mien.data.batch import batch_size as size_of
-from mien.data.batch import collate, move
-from mien.engine.loading import SeededView, _Batches
+from mien.data.batch import move
+from mien.engine.loading import SeededView, _Batches, collate_samples
 from mien.engine.method import Method
 from mien.engine.seeding import kept_generators, stable_seed
 from mien.errors import BadInput
@@ -66,7 +66,7 @@ def evaluation_loader(
     loader: DataLoader[Any] = DataLoader(
         SeededView(dataset),
         batch_sampler=_Batches(plan, 0, 0, 1, stable_seed("evaluation")),
-        collate_fn=collate,
+        collate_fn=collate_samples,
         num_workers=workers,
         generator=torch.Generator().manual_seed(0),
     )

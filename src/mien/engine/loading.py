@@ -8,6 +8,7 @@ its row, and any number of workers gives the same bits, since every sample is ma
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,18 @@ def is_seeded(dataset: Dataset[Any]) -> bool:
     return bool(getattr(dataset, "seeded", not isinstance(dataset, TensorDataset)))
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A batch that was made at once, not sample by sample."""
+
+    batch: Any
+
+
+def collate_samples(samples: list[Any] | Whole) -> Any:
+    """The batch of what `SeededView` gave."""
+    return samples.batch if isinstance(samples, Whole) else collate(samples)
+
+
 class SeededView(Dataset[Any]):
     """A data set read by (index, seed) keys. `fields` replaces fields of the samples (new labels)."""
 
@@ -64,10 +77,10 @@ class SeededView(Dataset[Any]):
         self.fields = fields or {}
         self.seeded = is_seeded(dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        return self.__getitems__([key])[0]
-
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Any]:
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Any] | Whole:
+        if isinstance(self.dataset, TensorDataset) and not self.fields:
+            rows = [index for index, _ in keys]
+            return Whole(tuple(tensor[rows] for tensor in self.dataset.tensors))  # sample by sample costs 0.1 ms a step
         if self.seeded:
             samples = []
             with kept_cpu_generators():
@@ -130,7 +143,7 @@ def training_loader(
     return DataLoader(
         SeededView(dataset, fields),
         batch_sampler=_Batches(plan, start, rank, world_size, stable_seed(seed, "sample")),
-        collate_fn=collate,
+        collate_fn=collate_samples,
         num_workers=workers,
         generator=torch.Generator().manual_seed(0),  # else the loader draws from the global generator
         multiprocessing_context=context if workers else None,
