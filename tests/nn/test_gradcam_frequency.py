@@ -148,7 +148,7 @@ def test_local_weights_are_loaded_and_bad_ones_refused(tmp_path):
 
 
 def test_the_modulus_has_the_right_gradient_and_none_at_zero():
-    """A complex tensor's abs, of numpy's or torch's, is the reference; a constant image has the modulus 0 everywhere."""
+    """Fails when the backward pass is not the derivative, or when 0 / 0 of a black image reaches the weights."""
     image = torch.rand(1, 8, 9, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: high_part(x, 2, "modulus"), image)
     flat = torch.zeros(1, 8, 8, requires_grad=True)
