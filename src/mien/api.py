@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from mien import catalog
 from mien.configure import build
-from mien.engine import Method, Schedule, Settings, Single, Strategy, TrainingData, fit
+from mien.engine import Method, Schedule, Settings, Strategy, TrainingData, fit
 from mien.engine.ranks import choose_device
 from mien.engine.run import versions
 from mien.engine.seeding import kept_generators
@@ -27,7 +27,7 @@ from mien.engine.sources import as_training_data
 from mien.errors import BadInput
 from mien.files import write_json
 from mien.job import EMBEDDED, Job, located, plan, report
-from mien.room import Answers, DataOptions, PresetName, Row, TestData, Using
+from mien.room import Answers, DataOptions, PresetName, Room, Row, TestData, Using
 from mien.weights import Opened, check_unseen, open_weights
 
 __all__ = ["create", "evaluate", "load", "predict", "train"]
@@ -123,13 +123,14 @@ def train(
     if isinstance(data, (str, Path)):
         job = Job(trained.name, located(data), trained.config(), options, passes, how, located(weights))
         origin, source = job.plain(), job.open_data(trained)
+    room = _room_of(trained)
     fit(
         trained,
         source,  # type: ignore[arg-type]
-        schedule=schedule or _phases(trained, as_training_data(source), passes),  # type: ignore[arg-type]
+        schedule=schedule or room.schedule(trained, as_training_data(source), passes),  # type: ignore[arg-type]
         settings=how,
         out=folder,
-        strategies=strategies,
+        strategies=[*room.strategies(trained), *strategies],
         resume=resume,
         origin=origin if schedule is None and not strategies else None,  # only what the command line can repeat
     )
@@ -138,13 +139,12 @@ def train(
     return trained.eval()
 
 
-def _phases(method: Method, data: TrainingData, epochs: int) -> Schedule:
-    """The family's schedule; one phase for a method of the caller's own that no catalog knows."""
+def _room_of(method: Method) -> Room:
+    """The family's room; the plain one, of one phase, for a method of the caller's own that no catalog knows."""
     try:
-        room = catalog.room(method.name)
+        return catalog.room(method.name)
     except BadInput:
-        return Single(epochs)
-    return room.schedule(method, data, epochs)
+        return Room()
 
 
 def remember(method: Method, data: Any) -> None:
@@ -179,7 +179,7 @@ def evaluate(
             Files are still compared by content.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: "32", "bf16" or "fp16".
-        using: Fields of `mien.room.Using`: batch_size, workers, mode, source, max_steps, seed, pictures.
+        using: Fields of `mien.room.Using`: batch_size, workers, mode, target, source, max_steps, seed, pictures.
 
     Returns:
         What evaluation.json holds: metrics with 95 % intervals, scored items, notes, versions.
@@ -283,7 +283,7 @@ def predict(
         crop: "auto" finds and aligns faces, "none" takes images as they are.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: "32", "bf16" or "fp16".
-        using: Fields of `mien.room.Using`: batch_size, workers, mode, source, max_steps, seed, pictures.
+        using: Fields of `mien.room.Using`: batch_size, workers, mode, target, source, max_steps, seed, pictures.
 
     Returns:
         The answers; iterate over them once: they are computed on the way. `len` is the number of rows, and `notes`
@@ -294,12 +294,13 @@ def predict(
     several = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     if not several:
         raise BadInput("nothing to predict: inputs is empty")
+    room = catalog.room(opened.method.name)
     for item in several:
         if isinstance(item, (str, Path)):
-            _existing(item, embedded=False)
+            room.check_input(item)
     context = partial(autocast, opened.device, precision)
     with context():
-        answers = catalog.room(opened.method.name).predict(opened.method, several, _folder(out), how)
+        answers = room.predict(opened.method, several, _folder(out), how)
     return replace(answers, rows=_each_under(context, answers.rows), notes=(opened.trained_on, *answers.notes))
 
 
@@ -317,8 +318,8 @@ def _using(given: Mapping[str, Any], opened: Opened, crop: str) -> Using:
     return build(Using, {**given, "device": str(opened.device), "crop": crop}, "using")
 
 
-def _existing(source: str | Path, *, embedded: bool = True) -> str:
-    if embedded and str(source) == EMBEDDED:
+def _existing(source: str | Path) -> str:
+    if str(source) == EMBEDDED:
         return EMBEDDED
     if not Path(source).exists():
         raise BadInput(f"{source} does not exist")

@@ -95,6 +95,7 @@ class Job:
             schedule=self.schedule(method, data),
             settings=self.settings,
             out=out,
+            strategies=catalog.room(self.method).strategies(method),
             resume=resume,
             origin=self.plain(),
         )

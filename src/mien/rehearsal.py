@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mien.engine import Method, Outcome, Phase, Schedule, Strategy, TrainingData, fit, predictions
-from mien.engine.loading import dataset_size, steps_per_epoch
+from mien.engine.loading import buckets_of, dataset_size, steps_per_epoch
 from mien.engine.schedule import History
 from mien.job import Job
 from mien.room import Answers
@@ -96,11 +96,14 @@ def rehearse(job: Job) -> Estimate:
     schedule = job.schedule(method, data)
     settings = job.settings
     phases = list(planned_phases(schedule, settings.seed))
-    sizes = [dataset_size(data.train(phase)) for phase in phases]
+    sets = [data.train(phase) for phase in phases]
+    sizes = [dataset_size(dataset) for dataset in sets]
     processes = settings.devices * settings.nodes
+    own = method.batches_per_epoch()
     steps = sum(
-        phase.epochs * steps_per_epoch(size, settings.batch_size, processes, settings.accumulate)
-        for phase, size in zip(phases, sizes, strict=True)
+        phase.epochs
+        * steps_per_epoch(size, settings.batch_size, processes, settings.accumulate, own, buckets_of(dataset))
+        for phase, size, dataset in zip(phases, sizes, sets, strict=True)
     )
     if settings.max_steps is not None:
         steps = min(steps, settings.max_steps)

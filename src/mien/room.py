@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mien.engine.method import Method
     from mien.engine.schedule import Schedule
     from mien.engine.sources import TrainingData
+    from mien.engine.strategy import Strategy
 
 PresetName = Literal["paper", "small"]
 Cropping = Literal["auto", "none"]
@@ -75,6 +76,7 @@ class Using:
     workers: int = 0
     device: str = "cpu"
     mode: str | None = None
+    target: str | None = None
     source: str | None = None
     crop: Cropping = "auto"
     pictures: bool = True
@@ -188,6 +190,10 @@ class Room:
 
         return Single(epochs)
 
+    def strategies(self, method: Method) -> Sequence[Strategy]:
+        """Strategies that belong to how `method` is trained, such as an average of its weights; by default none."""
+        return ()
+
     def open_data(self, source: str, method: Method, options: DataOptions) -> TrainingData:
         """Training data for `method`.
 
@@ -250,6 +256,14 @@ class Room:
     def demo(self, data: str, out: Path, *, seed: int = 0, device: str = "cpu", max_steps: int | None = None) -> Demo:
         """Train small, test on what was not seen, and write a self-contained HTML report into `out`."""
         raise BadInput(f"the family {self.family!r} has no demo yet")
+
+    def check_input(self, given: str | Path) -> None:
+        """Raise `BadInput` for what `predict` cannot even look for: here, a path that does not exist.
+
+        A family whose inputs may be words of another kind (an architecture written out) says so here.
+        """
+        if not Path(given).exists():
+            raise BadInput(f"{given} does not exist")
 
     # --- help for the verbs -----------------------------------------------------------------------------------
     def check_kind(self, kind: str) -> None:

@@ -44,6 +44,15 @@ def test_cosine_after_warmup_ends_at_final_lr() -> None:
     assert Recipe(lr=2.0, schedule="cosine", final_lr=0.5).factor(99, 10) == pytest.approx(0.25)  # never past the end
 
 
+def test_linear_is_constant_and_then_falls_along_a_line() -> None:
+    seen = rates(Recipe(lr=2.0, schedule="linear", final_lr=0.5, decay_from=0.6, warmup_steps=2), 10)
+    expected = [1.0] + [2.0] * 6 + [2.0 - 1.5 * i / 4 for i in (1, 2, 3)]
+    assert seen == pytest.approx(expected)
+    assert Recipe(schedule="linear").factor(10, 10) == 0.0  # a frame of 100 + 100 epochs ends at zero
+    assert Recipe(schedule="linear").factor(99, 10) == 0.0  # never past the end
+    assert Recipe(schedule="linear", warmup_steps=8).factor(8, 10) == 1.0  # it cannot fall during the warm-up
+
+
 def test_steps_fall_at_the_milestones() -> None:
     seen = rates(Recipe(lr=1.0, schedule="steps", milestones=(0.3, 0.8), gamma=0.1), 10)
     assert seen == pytest.approx([1] * 3 + [0.1] * 5 + [0.01] * 2)
@@ -65,8 +74,8 @@ def test_json_lists_make_the_same_recipe() -> None:
 @pytest.mark.parametrize(
     "bad",
     [{"kind": "adagrad"}, {"lr": 0}, {"lr": float("nan")}, {"betas": (0.9, 1.0)}, {"betas": (0.9,)}, {"momentum": 1.0},
-     {"momentum": 0.0, "nesterov": True}, {"weight_decay": -1}, {"weight_decay": float("nan")}, {"schedule": "linear"},
-     {"warmup_steps": -1}, {"milestones": (0.8, 0.2)}, {"milestones": (1.0,)}, {"gamma": 0.0}],
+     {"momentum": 0.0, "nesterov": True}, {"weight_decay": -1}, {"weight_decay": float("nan")}, {"schedule": "wavy"},
+     {"warmup_steps": -1}, {"milestones": (0.8, 0.2)}, {"milestones": (1.0,)}, {"gamma": 0.0}, {"decay_from": 1.0}],
 )  # fmt: skip
 def test_values_out_of_range_are_refused_by_name(bad: dict) -> None:
     with pytest.raises(BadInput, match=next(iter(bad)) if "nesterov" not in bad else "nesterov"):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2 as transforms
+from torchvision.transforms.v2 import functional
 
 from mien.data.folders import fingerprints
 from mien.data.images import load_tensor, resize_tensor
@@ -88,6 +89,17 @@ class ClassData:
         names = tuple(self.names[i] for i in chosen)
         return ClassData(images, self.label[chosen], self.classes, names, self.description)
 
+    def without(self, names: Sequence[str]) -> ClassData:
+        """The images of all other classes. Raises BadInput for a name that is no class."""
+        for name in names:
+            if name not in self.classes:
+                raise unknown_name("class", name, self.classes)
+        dropped = torch.tensor([name in names for name in self.classes])
+        kept = self.subset(torch.nonzero(~dropped[self.label])[:, 0].tolist())
+        rest = tuple(name for name in self.classes if name not in names)
+        table = (~dropped).cumsum(0) - 1
+        return ClassData(kept.images, table[kept.label], rest, kept.names, kept.description)
+
     def relabelled(self, classes: Sequence[str]) -> ClassData:
         """The same images with labels into another list of classes. Raises BadInput for a class that is not in it."""
         for name in self.classes:
@@ -102,13 +114,14 @@ class LabelledImages(Dataset[Labelled]):
 
     Args:
         data: The images.
-        size: Side of the square samples in pixels; other images are resized (files: their middle square).
+        size: Side of the square samples in pixels; other images are resized.
         augment: "none"; "shift" pads by an eighth and crops at random; "shift_flip" also mirrors; "resized" cuts out
             5 to 100 % of the image, resizes and mirrors. Drawn from torch's global generator.
+        crop: As `middle_view`, for samples that are not "resized"; None resizes whole images to squares.
     """
 
-    def __init__(self, data: ClassData, size: int, augment: Augmentation = "none") -> None:
-        self.data, self.size, self.augment = data, size, augment
+    def __init__(self, data: ClassData, size: int, augment: Augmentation = "none", crop: float | None = None) -> None:
+        self.data, self.size, self.augment, self.crop = data, size, augment, crop
         self.seeded = augment != "none"
         self.label, self.classes = data.label, data.classes
         self.groups = list(data.names)
@@ -119,19 +132,32 @@ class LabelledImages(Dataset[Labelled]):
 
     def plain(self) -> LabelledImages:
         """The same samples without augmentation."""
-        return LabelledImages(self.data, self.size)
+        return LabelledImages(self.data, self.size, crop=self.crop)
 
     def __getitem__(self, index: int) -> Labelled:
         images = self.data.images
+        whole = self.augment == "resized" or self.crop is not None  # what is cut out is cut out of the whole image
         if isinstance(images, Tensor):
             image = images[index].float() / 255
-            image = image if image.shape[-2:] == (self.size, self.size) else resize_tensor(image, self.size)
+            image = image if whole else resize_tensor(image, self.size)
         else:
-            image = load_tensor(images[index], self.size)
+            image = load_tensor(images[index], None if whole else self.size)
+        if self.crop is not None and self.augment != "resized":
+            image = middle_view(image, self.size, self.crop)
         if self._change is not None:
             image = self._change(image)
         name = self.data.names[index]
         return Labelled(image, int(self.label[index]), name, name)
+
+
+def middle_view(image: Tensor, size: int, crop: float) -> Tensor:
+    """The middle square (3, size, size) of an image (3, h, w) whose shorter side was resized to size / crop.
+
+    >>> middle_view(torch.rand(3, 30, 60), 28, 0.875).shape
+    torch.Size([3, 28, 28])
+    """
+    resized = functional.resize(image, [round(size / crop)], antialias=True)
+    return functional.center_crop(resized, [size, size])
 
 
 def _augmentation(name: Augmentation, size: int) -> Any:
@@ -293,6 +319,11 @@ def _folders(path: Path, part: Part) -> ClassData:
     inner = {child.name.lower(): child for child in path.iterdir() if child.is_dir()}
     split = any(name in inner for name in PARTS["train"]) and any(name in inner for name in PARTS["test"])
     root = next(inner[name] for name in PARTS[part] if name in inner) if split else path
+    return image_folders(root, f"{path.name}, {part} part" if split else path.name)
+
+
+def image_folders(root: Path, name: str | None = None) -> ClassData:
+    """A folder per class with images in it, at least two. `name` is what the description calls the data."""
     folders = sorted((child for child in root.iterdir() if child.is_dir()), key=lambda child: child.name)
     found = [(folder.name, list_images(folder)) for folder in folders if not folder.name.startswith(".")]
     found = [(name, images) for name, images in found if images]
@@ -303,5 +334,5 @@ def _folders(path: Path, part: Part) -> ClassData:
         )
     files = [image for _, images in found for image in images]
     label = torch.tensor([i for i, (_, images) in enumerate(found) for _ in images], dtype=torch.long)
-    about = f"{len(found)} classes in {path.name}" + (f", {part} part" if split else "")
+    about = f"{len(found)} classes in {name or root.name}"
     return ClassData(files, label, tuple(name for name, _ in found), tuple(map(str, files)), about)

@@ -16,7 +16,7 @@ from mien.engine import Method, Phase
 from mien.engine.evaluation import predictions
 from mien.engine.method import Losses, Optimizers
 from mien.errors import BadInput
-from mien.nn.network import Network
+from mien.nn.network import Classifier, Network
 from mien.optim.recipe import Recipe
 
 
@@ -37,9 +37,14 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     Raises:
         BadInput: For a label outside 0 .. C - 1: such an image cannot be trained on.
     """
-    if bool(((label < 0) | (label >= logits.shape[1])).any()):
-        raise BadInput(f"labels run from {int(label.min())} to {int(label.max())}: there are {logits.shape[1]} classes")
-    return F.cross_entropy(logits, label.long(), reduction="sum") / max(len(label), 1)
+    return F.cross_entropy(logits, checked_label(label, logits.shape[1]), reduction="sum") / max(len(label), 1)
+
+
+def checked_label(label: Tensor, classes: int) -> Tensor:
+    """Labels (B,) as int64. Raises BadInput for one outside 0 .. `classes` - 1: it cannot be trained on."""
+    if bool(((label < 0) | (label >= classes)).any()):
+        raise BadInput(f"labels run from {int(label.min())} to {int(label.max())}: there are {classes} classes")
+    return label.long()
 
 
 class ImageClassifier(Method):
@@ -55,6 +60,9 @@ class ImageClassifier(Method):
     augmentation: ClassVar[Augmentation] = "shift_flip"
     """How training images are varied; handwritten digits are never mirrored."""
 
+    crop: float | None = None
+    """What part of a test image is shown, as `mien.classification.data.middle_view`; None for all of it."""
+
     def __init__(
         self, *, network: Network, optimizer: Recipe, image_size: int, classes: Sequence[str] | None = None
     ) -> None:
@@ -65,7 +73,11 @@ class ImageClassifier(Method):
         if image_size < 8:
             raise BadInput(f"image_size is {image_size}: it must be at least 8 pixels")
         self.network, self.optimizer, self.image_size, self.classes = network, optimizer, image_size, names
-        self.classifier = network.build(len(names), image_size)
+        self.classifier = self.build_network()
+
+    def build_network(self) -> Classifier:
+        """The network, with a logit for each class."""
+        return self.network.build(len(self.classes), self.image_size)
 
     def optimizers(self, phase: Phase) -> Optimizers:
         """One optimiser over the classifier."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mien.answering import Item, batches_of, items_of, load_ahead, load_image
-from mien.classification.data import EMBEDDED, LAYOUTS, ClassData, Labelled, LabelledImages, class_names, read
+from mien.classification.data import (
+    EMBEDDED,
+    LAYOUTS,
+    ClassData,
+    Labelled,
+    LabelledImages,
+    Part,
+    class_names,
+    middle_view,
+    read,
+)
 from mien.classification.method import ImageClassifier
 from mien.data.batch import collate, move
 from mien.data.splits import split_by_group
@@ -63,26 +73,46 @@ class ClassificationRoom(Room):
         """The names of the classes."""
         return {"classes": list(class_names(source, options.kind))}
 
+    # --- what a family may do differently -----------------------------------------------------------------------
+    lower_is_better: ClassVar[tuple[str, ...]] = ("nll",)
+    """Those of `measure`'s numbers that are better when they are lower."""
+
+    def read(self, source: str, model: ImageClassifier, part: Part, options: DataOptions) -> ClassData:
+        """A part of `source`, with labels into the model's classes."""
+        return read(source, part, options.kind).relabelled(model.classes)
+
+    def measure(self, model: ImageClassifier, dataset: Any, logits: Tensor, label: np.ndarray) -> dict[str, np.ndarray]:
+        """Numbers of the first images of a test set, as `per_image`."""
+        return per_image(logits, label)
+
+    def answer(self, model: ImageClassifier, item: Item, logits: Tensor) -> dict[str, Any]:
+        """The columns of an image's row, from its logits (C,) on the CPU."""
+        top, rows = logits.softmax(dim=0).topk(2)
+        first, second = (model.classes[int(i)] for i in rows)
+        values = {"class": first, "probability": round(float(top[0]), 6)}
+        return values | {"second": second, "second_probability": round(float(top[1]), 6)}
+
+    # --- the room -------------------------------------------------------------------------------------------------
     def open_data(self, source: str, method: Method, options: DataOptions) -> TrainingData:
         """The training part of `source`, a share of it held out for validation."""
         model = classifier(method)
-        data = read(source, "train", options.kind).relabelled(model.classes)
+        data = self.read(source, model, "train", options)
         train, held = held_out(data, options.validation, options.seed)
         augment = "shift" if source == EMBEDDED and model.augmentation != "none" else model.augmentation
-        validation = None if held is None else LabelledImages(held, model.image_size)
+        validation = None if held is None else LabelledImages(held, model.image_size, crop=model.crop)
         return OpenedClasses(data, LabelledImages(train, model.image_size, augment), validation)
 
     def open_test(self, source: str, method: Method, options: DataOptions) -> TestData:
         """The test part of `source`; everything, where it has no parts."""
         model = classifier(method)
-        data = read(source, "test", options.kind).relabelled(model.classes)
-        return TestData(LabelledImages(data, model.image_size), manifest(data))
+        data = self.read(source, model, "test", options)
+        return TestData(LabelledImages(data, model.image_size, crop=model.crop), manifest(data))
 
     def evaluate(self, method: Method, test: TestData, out: Path | None, using: Using) -> dict[str, Any]:
         """Accuracy, mean accuracy of the classes, and negative log-likelihood in nats."""
         model = classifier(method)
         logits, label, names = collect(model, test.dataset, using)
-        values = per_image(logits, label)
+        values = self.measure(model, test.dataset, logits, label)
         table: dict[str, Interval] = {
             name: mean_interval(column, names, seed=using.seed) for name, column in values.items()
         }
@@ -94,7 +124,7 @@ class ClassificationRoom(Room):
         return {
             "metrics": metrics,
             "primary": "accuracy",
-            "lower_is_better": ["nll"],
+            "lower_is_better": [name for name in self.lower_is_better if name in values],
             "classes": by_class,
             "items": items(names, values),
             "pictures": [],
@@ -108,7 +138,17 @@ class ClassificationRoom(Room):
         batches = batches_of(found, using.batch_size)[: using.max_steps]
         total = sum(map(len, batches))
         left_out = (f"{len(found) - total} of {len(found)} images were left out",) if total < len(found) else ()
-        return Answers(total, _rows(model, batches, using), (*LIMITS, *left_out))
+        return Answers(total, self._rows(model, batches, using), (*LIMITS, *left_out))
+
+    def _rows(self, model: ImageClassifier, batches: list[list[Item]], using: Using) -> Iterator[Row]:
+        for batch in load_ahead(batches, partial(_shown, size=model.image_size, crop=model.crop)):
+            images = [image for _, image in batch if isinstance(image, Tensor)]
+            logits = iter(_logits(model, images, using.device))
+            for item, image in batch:
+                if isinstance(image, str):
+                    yield Row(item.name, error=image)
+                else:
+                    yield Row(item.name, self.answer(model, item, next(logits)))
 
 
 def classifier(method: Method) -> ImageClassifier:
@@ -153,23 +193,13 @@ def items(names: Sequence[str], values: dict[str, np.ndarray]) -> list[dict[str,
     return [{"id": n, "group": n, "values": {k: v[i] for k, v in columns.items()}} for i, n in enumerate(names)]
 
 
-def _rows(model: ImageClassifier, batches: list[list[Item]], using: Using) -> Iterator[Row]:
-    for batch in load_ahead(batches, partial(load_image, size=model.image_size)):
-        images = [image for _, image in batch if isinstance(image, Tensor)]
-        answers = iter(_probabilities(model, images, using.device))
-        for item, image in batch:
-            if isinstance(image, str):
-                yield Row(item.name, error=image)
-                continue
-            top, rows = next(answers).topk(2)
-            first, second = (model.classes[int(i)] for i in rows)
-            values = {"class": first, "probability": round(float(top[0]), 6)}
-            yield Row(item.name, values | {"second": second, "second_probability": round(float(top[1]), 6)})
+def _shown(source: Any, size: int, crop: float | None) -> Tensor:
+    return load_image(source, size) if crop is None else middle_view(load_image(source), size, crop)
 
 
-def _probabilities(model: ImageClassifier, images: list[Tensor], device: str) -> Tensor:
+def _logits(model: ImageClassifier, images: list[Tensor], device: str) -> Tensor:
     if not images:
         return torch.zeros(0, len(model.classes))
     batch = move(collate([Labelled(image, -1) for image in images]), device)
     with torch.no_grad():
-        return model.predict(batch).logits.float().softmax(dim=1).cpu()
+        return model.predict(batch).logits.float().cpu()

@@ -15,6 +15,7 @@ def add_apply_options(parser: argparse.ArgumentParser, *, out: str) -> None:
     add_run_options(parser, out=out)
     parser.add_argument("--crop", default="auto", help="auto finds and aligns faces; none takes images as they are")
     parser.add_argument("--mode", help="the method's way of answering, where it has several")
+    parser.add_argument("--target", metavar="NAME", help="which value is meant, where a method or data have several")
     parser.add_argument("--source", metavar="DIR", help="labelled training data, for a mode that adapts to the test")
     parser.add_argument("--precision", default="32", help="32, bf16 or fp16")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images per batch")
@@ -24,7 +25,7 @@ def add_apply_options(parser: argparse.ArgumentParser, *, out: str) -> None:
 
 def apply_options(given: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments for `mien.evaluate` and `mien.predict`."""
-    names = ("device", "precision", "crop", "mode", "source", "batch_size", "workers", "max_steps", "seed")
+    names = ("device", "precision", "crop", "mode", "target", "source", "batch_size", "workers", "max_steps", "seed")
     return {name: getattr(given, name) for name in names}
 
 

@@ -24,11 +24,14 @@ Plan = list[np.ndarray]
 """The batches of an epoch, each an array of sample indices."""
 
 
-def epoch_plan(size: int, batch_size: int, world_size: int, seed: int, epoch: Epoch | None) -> Plan:
+def epoch_plan(
+    size: int, batch_size: int, world_size: int, seed: int, epoch: Epoch | None, buckets: np.ndarray | None = None
+) -> Plan:
     """Batches over all ranks together, in order.
 
     Each holds `batch_size * world_size` indices, the last may hold fewer, always a multiple of `world_size` so that
-    ranks have equal shares. A given `Epoch.order` is used as it is.
+    ranks have equal shares. With `buckets` (the bucket of every sample), a batch holds samples of one bucket only. A
+    given `Epoch.order` is used as it is.
     """
     if epoch is not None and epoch.order is not None:
         plan = list(epoch.order.numpy())
@@ -36,18 +39,39 @@ def epoch_plan(size: int, batch_size: int, world_size: int, seed: int, epoch: Ep
             raise BadInput(f"batches of {len(plan[0])} cannot be shared equally by {world_size} processes")
         return plan
     chosen = np.arange(size) if epoch is None or epoch.indices is None else epoch.indices.numpy()
-    order = chosen[np.random.default_rng(seed).permutation(len(chosen))]
-    order = order[: len(order) // world_size * world_size]
-    if not len(order):
-        raise BadInput(f"the training data has {len(chosen)} samples for {world_size} processes: nothing to train on")
+    rng = np.random.default_rng(seed)
+    order = chosen[rng.permutation(len(chosen))]
+    parts = [order] if buckets is None else [order[buckets[order] == bucket] for bucket in np.unique(buckets[order])]
+    parts = [part[: len(part) // world_size * world_size] for part in parts]
     step = batch_size * world_size
-    return [order[start : start + step] for start in range(0, len(order), step)]
+    plan = [part[start : start + step] for part in parts for start in range(0, len(part), step)]
+    if not plan:
+        raise BadInput(f"the training data has {len(chosen)} samples for {world_size} processes: nothing to train on")
+    return plan if buckets is None else [plan[i] for i in rng.permutation(len(plan))]
 
 
-def steps_per_epoch(size: int, batch_size: int, world_size: int, accumulate: int) -> int:
-    """Updates in an epoch over `size` samples."""
-    batches = -(-(size // world_size) // batch_size)
+def steps_per_epoch(
+    size: int,
+    batch_size: int,
+    world_size: int,
+    accumulate: int,
+    batches: int | None = None,
+    buckets: np.ndarray | None = None,
+) -> int:
+    """Updates in an epoch over `size` samples, or of `batches` batches where a method gives batches of its own."""
+    if batches is None:
+        sizes = [size] if buckets is None else np.unique(buckets, return_counts=True)[1].tolist()
+        batches = sum(-(-(part // world_size) // batch_size) for part in sizes)
     return -(-batches // accumulate)
+
+
+def buckets_of(dataset: Dataset[Any]) -> np.ndarray | None:
+    """The bucket of every sample, where the data set has `buckets`: batches then hold samples of one bucket only."""
+    if isinstance(dataset, Subset):
+        whole = buckets_of(dataset.dataset)
+        return None if whole is None else whole[np.asarray(dataset.indices)]
+    buckets = getattr(dataset, "buckets", None)
+    return None if buckets is None else np.asarray(buckets)
 
 
 def is_seeded(dataset: Dataset[Any]) -> bool:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from mien.data.batch import move
 from mien.engine.evaluation import modes_kept
-from mien.engine.loading import Plan, dataset_size, epoch_plan, steps_per_epoch, training_loader
+from mien.engine.loading import Plan, buckets_of, dataset_size, epoch_plan, steps_per_epoch, training_loader
 from mien.engine.method import Method, Session, Step, build
 from mien.engine.ranks import open_ranks
 from mien.engine.run import Run, phase_from
@@ -148,7 +148,9 @@ class _Loop(Training):
     def _sized(self, phase: Phase, dataset: Dataset[Any]) -> Phase:
         self.at.samples = dataset_size(dataset)
         s = self.settings
-        total = phase.epochs * steps_per_epoch(self.at.samples, s.batch_size, self.ranks.world_size, s.accumulate)
+        own = self.method.batches_per_epoch()
+        sizes = (self.at.samples, s.batch_size, self.ranks.world_size, s.accumulate)
+        total = phase.epochs * steps_per_epoch(*sizes, own, buckets_of(dataset))
         return replace(phase, total_steps=min(total, s.max_steps or total))
 
     def _attempt(self, phase: Phase) -> str | None:
@@ -241,11 +243,14 @@ class _Loop(Training):
         if self.at.position == 0:
             if self.at.epoch > 0:
                 self.checkpoint(phase)
+            self.average_statistics()  # whether or not a checkpoint was written, which averages them, too
             with modes_kept(self.method), torch.no_grad():
                 self.method.eval()
                 self.at.given = self.ranks.from_first(self.method.begin_epoch(self.at.epoch, dataset))
         seed = self.seed("plan", len(self.at.history), self.at.epoch)
-        plan = epoch_plan(self.at.samples, self.settings.batch_size, self.ranks.world_size, seed, self.at.given)
+        plan = epoch_plan(
+            self.at.samples, self.settings.batch_size, self.ranks.world_size, seed, self.at.given, buckets_of(dataset)
+        )
         return plan[: self.at.position + min(self._updates_left(), len(plan)) * self.settings.accumulate]
 
     def _updates_left(self) -> int:

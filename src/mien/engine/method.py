@@ -140,6 +140,10 @@ class Method(nn.Module):
         """May relabel or select the data of the coming epoch. Runs in eval mode, without gradients."""
         return None
 
+    def batches_per_epoch(self) -> int | None:
+        """How many batches `begin_epoch` gives, where it gives an order of its own; None for one pass over the data."""
+        return None
+
     def after_step(self) -> None:
         """Runs after all updates of a batch, without gradients: memory banks, moving averages."""
 

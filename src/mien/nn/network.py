@@ -16,12 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from mien.errors import BadInput, unknown_name
+from mien.nn.preact import PREACT
+from mien.nn.resnet32 import RESNET32
 from mien.nn.tiny import TINY
 
 Normalisation = Literal["none", "backbone"]
 
 ALIASES = {"xception": "legacy_xception"}
 """Names of papers -> names of timm. legacy_xception is the layout of the pretrainedmodels package."""
+
+OWN = {**TINY, **PREACT, **RESNET32}
+"""Networks of the house: name -> constructor, called with the number of classes and the side of the images."""
 
 CAM_LAYERS = {"legacy_xception": "conv3"}
 """Layers whose activations papers use for Grad-CAM; for other networks the last feature map is found by a dry run.
@@ -64,9 +69,39 @@ class Classifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, 3, H, W) in [0, 1]."""
-        if self.mean is not None:
-            image = (image - self.mean) / self.std
-        return self.body(image)
+        return self.body(self._normalised(image))
+
+    def feature_map(self, image: Tensor) -> Tensor:
+        """What the network pools: the feature map (B, C, h, w) of images (B, 3, H, W) in [0, 1].
+
+        Raises:
+            BadInput: When the network has none: transformers, and networks without `forward_features`.
+        """
+        features = getattr(self.body, "forward_features", None)
+        found = features(self._normalised(image)) if features is not None else None
+        if not isinstance(found, Tensor) or found.ndim != 4:
+            raise BadInput(f"{type(self.body).__name__} gives no feature map (B, C, h, w): use a convolutional network")
+        return found
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        return image if self.mean is None else (image - self.mean) / self.std
+
+    def with_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, num_classes), and the features (B, D) that the last linear layer makes them from.
+
+        Raises:
+            BadInput: When the network has no linear layer.
+        """
+        linear = [module for module in self.body.modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise BadInput("the network has no linear layer: what its features are is not known")
+        seen: list[Tensor] = []
+        handle = linear[-1].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+        try:
+            logits = self(image)
+        finally:
+            handle.remove()
+        return logits, seen[-1].flatten(1)
 
 
 @dataclass(frozen=True)
@@ -74,8 +109,9 @@ class Network:
     """Which network, with which weights to start from. Plain data, for the command line and config.json.
 
     Args:
-        name: A name of timm (`timm.list_models()`), "xception" (timm's legacy_xception), "tiny_cnn" or
-            "tiny_cnn_highpass".
+        name: A name of timm (`timm.list_models()`), "xception" (timm's legacy_xception), "tiny_cnn",
+            "tiny_cnn_highpass", "tiny_blocks" or "tiny_vit"; for 32 x 32 pixels "preact_resnet18", "wrn_34_10" (also
+            wrn_34_1, 3, 5, 7) or "cifar_resnet34" (also 18, 50).
         pretrained: Start from the weights that timm knows for this name; they are downloaded.
         weights: Start from a file instead: safetensors, or .pth read without unpickling code. The last layer is left
             out where its number of classes differs.
@@ -112,7 +148,7 @@ class Network:
         return network
 
     def build(self, num_classes: int, image_size: int = 224) -> Classifier:
-        """The network with `num_classes` outputs for square images of `image_size` pixels.
+        """The network with `num_classes` outputs for square images of `image_size` pixels; 0 for features (B, d).
 
         New weights are drawn from torch's global generator.
 
@@ -123,8 +159,8 @@ class Network:
         mean = std = None
         if self.module is not None:
             body = copy.deepcopy(self.module)
-        elif name in TINY:
-            body = TINY[name](num_classes)
+        elif name in OWN:
+            body = OWN[name](num_classes, image_size)
             if self.pretrained:
                 raise BadInput(f"network {self.name!r} has no pretrained weights: leave pretrained out")
         else:
@@ -151,7 +187,7 @@ class Network:
                 raise BadInput(
                     "the network is one of your own: make the method with Network.of(module), then load weights"
                 )
-            raise unknown_name("network", self.name, [*ALIASES, *TINY, *timm.list_models()])
+            raise unknown_name("network", self.name, [*ALIASES, *OWN, *timm.list_models()])
         known = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
         options: dict[str, Any] = {}
         if known is not None and known.fixed_input_size and known.input_size[-1] != image_size:
@@ -168,6 +204,23 @@ class Network:
                 f"the pretrained weights of {self.name!r} could not be had ({reason}): {what} and name the file "
                 "with network.weights instead of network.pretrained"
             ) from error
+
+
+def output_size(module: nn.Module, image_size: int) -> int:
+    """Width d of the output (B, d) of a network for square images, found by a dry run of a copy without data.
+
+    Raises:
+        BadInput: The network gives something else, or cannot be run without data.
+    """
+    twin = copy.deepcopy(module).to("meta").eval()
+    try:
+        with torch.no_grad():
+            output = twin(torch.empty(1, 3, image_size, image_size, device="meta"))
+    except _DRY_RUN_ERRORS as error:
+        raise _not_runnable(image_size, error) from error
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        raise BadInput(f"the network gives {getattr(output, 'shape', type(output))}: features (B, d) are needed")
+    return int(output.shape[1])
 
 
 def last_feature_map(module: nn.Module, image_size: int) -> str:
@@ -193,43 +246,59 @@ def last_feature_map(module: nn.Module, image_size: int) -> str:
     try:
         with torch.no_grad():
             twin(torch.empty(1, 3, image_size, image_size, device="meta"))
-    except (RuntimeError, NotImplementedError, AssertionError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise BadInput(f"the network cannot be run on {image_size} x {image_size} images ({reason})") from error
+    except _DRY_RUN_ERRORS as error:
+        raise _not_runnable(image_size, error) from error
     wide = [name for name, is_map in order if is_map]
     if not wide:
         raise BadInput("the network has no convolution with a feature map: name a layer with cam_layer")
     return wide[-1]
 
 
-def _load(body: nn.Module, path: Path, name: str) -> None:
-    """Weights of a file into `body`; a last layer of another size is left as it is."""
+_DRY_RUN_ERRORS = (RuntimeError, NotImplementedError, AssertionError, ValueError)
+
+
+def _not_runnable(image_size: int, error: Exception) -> BadInput:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return BadInput(f"the network cannot be run on {image_size} x {image_size} images ({reason})")
+
+
+def read_state(path: Path, what: str) -> dict[str, Tensor]:
+    """The tensors of a weights file by name: safetensors, or .pth, .pt, .bin read without unpickling code.
+
+    Args:
+        path: The file.
+        what: What errors call it, for instance the option that named it.
+
+    Raises:
+        BadInput: The file is missing, of another kind, or damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise BadInput(f"network.weights: {path} does not exist")
+        raise BadInput(f"{what}: {path} does not exist")
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
-        elif path.suffix in (".pth", ".pt", ".bin"):
+            return load_file(path)
+        if path.suffix in (".pth", ".pt", ".bin"):
             state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state)
-        else:
-            raise BadInput(
-                f"network.weights: {path} has the suffix {path.suffix!r}: use .safetensors, .pth, .pt or .bin"
-            )
-    except BadInput:
-        raise
+            return dict(state.get("state_dict", state))
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, AttributeError, _unpickling_error()) as error:
-        raise BadInput(
-            f"network.weights: {path} cannot be read as weights ({str(error).splitlines()[0][:120]})"
-        ) from error
-    head = getattr(body, "pretrained_cfg", {}).get("classifier") or "fc"
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise BadInput(f"{what}: {path} cannot be read as weights ({reason})") from error
+    raise BadInput(f"{what}: {path} has the suffix {path.suffix!r}: use .safetensors, .pth, .pt or .bin")
+
+
+def _load(body: nn.Module, path: Path, name: str) -> None:
+    """Weights of a file into `body`; a last layer of another size is left as it is, one that is not there left out."""
+    state = read_state(path, "network.weights")
+    head = getattr(body, "pretrained_cfg", {}).get("classifier") or ("fc", "head")
     heads = (head,) if isinstance(head, str) else tuple(head)
     own = body.state_dict()
-    for key in [k for k in state if k.startswith(tuple(f"{h}." for h in heads)) and k in own]:
-        if state[key].shape != own[key].shape:
+    for key in [k for k in state if k.startswith(tuple(f"{h}." for h in heads))]:
+        if key not in own:
+            del state[key]  # a network for features alone
+        elif state[key].shape != own[key].shape:
             state[key] = own[key]
     try:
         body.load_state_dict(state)

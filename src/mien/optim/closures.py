@@ -84,6 +84,40 @@ class SharpnessAware(ClosureOptimizer):
         return loss
 
 
+class AdversarialWeights(ClosureOptimizer):
+    """Adversarial weight perturbation: step with the gradient at w + v, v_l = gamma ||w_l|| g_l / (||g_l|| + 1e-20).
+
+    g is the gradient at w, so the loss rises along v; l runs over the tensors of more than one dimension, the others
+    are not moved. One closure. Source: Wu et al., Adversarial Weight Perturbation Helps Robust Generalization, 2020,
+    whose proxy (a copy that makes one ascending SGD step of any length) gives the same direction.
+
+    Args:
+        base: The optimiser that steps.
+        gamma: Length of v_l relative to w_l, >= 0.
+    """
+
+    def __init__(self, base: Optimizer, gamma: float = 0.01) -> None:
+        if gamma < 0:
+            raise BadInput(f"gamma is {gamma}: it must be 0 or more")
+        super().__init__(base)
+        self.gamma = gamma
+
+    @torch.no_grad()
+    def step(self, closures: Sequence[Closure]) -> Tensor:  # type: ignore[override]
+        """Two gradients, one move. Gives the loss at w."""
+        if len(closures) != 1:
+            raise BadInput(f"adversarial weight perturbation takes one batch: the Step has {len(closures)}")
+        loss = closures[0]()
+        weights = [p for p in self._with_gradient() if p.ndim > 1]
+        kept = [w.clone() for w in weights]
+        for w in weights:
+            w.add_(w.grad * (self.gamma * w.norm() / (w.grad.norm() + 1e-20)))  # type: ignore[union-attr]
+        closures[0]()
+        torch._foreach_copy_(weights, kept)
+        self.base.step()
+        return loss
+
+
 class GradientAligned(ClosureOptimizer):
     """Look ahead along the descent of one group of samples, then step with the gradient of the other; then swapped.
 
@@ -95,7 +129,8 @@ class GradientAligned(ClosureOptimizer):
     Args:
         base: The optimiser that steps, twice per update.
         rho_max: rho is drawn from U(0, rho_max) once per update.
-        seed: rho follows from (seed, number of updates made), so ranks agree and a resumed run repeats it.
+        seed: rho follows from (seed, number of updates made), so ranks agree and a resumed run repeats it. A loaded
+            state brings its own seed.
     """
 
     def __init__(self, base: Optimizer, rho_max: float = 0.3, seed: int = 0) -> None:
@@ -103,7 +138,8 @@ class GradientAligned(ClosureOptimizer):
             raise BadInput(f"rho_max is {rho_max}: it must be 0 or more")
         super().__init__(base)
         self.rho_max = rho_max
-        self.seed = seed
+        # seed and count live in a group, since groups are what checkpoints hold
+        self.param_groups[0].update(rho_seed=seed, updates=0)
 
     @torch.no_grad()
     def step(self, closures: Sequence[Closure]) -> Tensor:  # type: ignore[override]
@@ -114,9 +150,9 @@ class GradientAligned(ClosureOptimizer):
             return loss
         if len(closures) != 2:
             raise BadInput(f"gradient-aligned steps take one or two batches: the Step has {len(closures)}")
-        group = self.param_groups[0]  # the count lives in a group, since groups are what checkpoints hold
-        group["updates"] = group.get("updates", 0) + 1
-        rho = random.Random(f"{self.seed}/{group['updates']}").uniform(0, self.rho_max)
+        group = self.param_groups[0]
+        group["updates"] += 1
+        rho = random.Random(f"{group['rho_seed']}/{group['updates']}").uniform(0, self.rho_max)
         loss = self._look_ahead(closures[0], closures[1], rho)
         self._look_ahead(closures[1], closures[0], rho)
         return loss

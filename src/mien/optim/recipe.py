@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from mien.errors import BadInput
 
 Kind = Literal["sgd", "adam", "adamw"]
-Decay = Literal["constant", "cosine", "steps"]
+Decay = Literal["constant", "cosine", "linear", "steps"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,11 @@ class Recipe:
         momentum: Momentum of sgd, in [0, 1). Unused by adam and adamw.
         nesterov: Nesterov momentum (sgd).
         weight_decay: Decoupled for adamw, added to the gradient for the others; >= 0. On all parameters.
-        schedule: "constant"; "cosine" down to `final_lr`; "steps" multiplies by `gamma` at each of `milestones`.
+        schedule: "constant"; "cosine" down to `final_lr`; "linear" is constant up to `decay_from` and then falls along
+            a line to `final_lr`; "steps" multiplies by `gamma` at each of `milestones`.
         warmup_steps: Updates over which the rate rises linearly from lr / warmup_steps to lr.
-        final_lr: Where the cosine ends, >= 0.
+        final_lr: Where "cosine" and "linear" end, >= 0.
+        decay_from: Share of all updates after which "linear" falls, in [0, 1).
         milestones: Shares of all updates, rising, each in (0, 1), at which "steps" lowers the rate.
         gamma: Factor of "steps", in (0, 1].
 
@@ -50,6 +52,7 @@ class Recipe:
     schedule: Decay = "constant"
     warmup_steps: int = 0
     final_lr: float = 0.0
+    decay_from: float = 0.5
     milestones: tuple[float, ...] = (0.5, 0.75)
     gamma: float = 0.1
 
@@ -59,8 +62,8 @@ class Recipe:
         object.__setattr__(self, "milestones", tuple(self.milestones))
         if self.kind not in ("sgd", "adam", "adamw"):
             raise BadInput(f"kind is {self.kind!r}: use sgd, adam or adamw")
-        if self.schedule not in ("constant", "cosine", "steps"):
-            raise BadInput(f"schedule is {self.schedule!r}: use constant, cosine or steps")
+        if self.schedule not in ("constant", "cosine", "linear", "steps"):
+            raise BadInput(f"schedule is {self.schedule!r}: use constant, cosine, linear or steps")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise BadInput(f"lr is {self.lr}: it must be above 0")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
@@ -72,6 +75,8 @@ class Recipe:
         for name in ("weight_decay", "final_lr", "warmup_steps"):
             if not getattr(self, name) >= 0:
                 raise BadInput(f"{name} is {getattr(self, name)}: it must be 0 or more")
+        if not 0 <= self.decay_from < 1:
+            raise BadInput(f"decay_from is {self.decay_from}: it must lie in [0, 1)")
         if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise BadInput(f"milestones is {self.milestones}: use rising shares of the training in (0, 1)")
         if not 0 < self.gamma <= 1:
@@ -95,7 +100,10 @@ class Recipe:
         Raises:
             BadInput: When no parameter requires a gradient.
         """
-        optimizer = self.optimizer(parameters)
+        return self.scheduled(self.optimizer(parameters), total_steps)
+
+    def scheduled(self, optimizer: Optimizer, total_steps: int) -> tuple[Optimizer, LambdaLR]:
+        """An optimiser of one's own (other groups, closures) with the recipe's schedule over `total_steps` updates."""
         return optimizer, LambdaLR(optimizer, partial(self.factor, total_steps=max(total_steps, 1)))
 
     def factor(self, step: int, total_steps: int) -> float:
@@ -108,8 +116,12 @@ class Recipe:
             return (step + 1) / self.warmup_steps
         if self.schedule == "steps":
             return float(self.gamma ** sum(step >= m * total_steps for m in self.milestones))
+        low = self.final_lr / self.lr
         if self.schedule == "cosine":
             share = min((step - self.warmup_steps) / max(total_steps - self.warmup_steps, 1), 1.0)
-            low = self.final_lr / self.lr
             return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share))
+        if self.schedule == "linear":
+            start = max(self.decay_from * total_steps, self.warmup_steps)
+            share = (step - start) / max(total_steps - start, 1)
+            return 1 - (1 - low) * min(max(share, 0.0), 1.0)
         return 1.0

@@ -265,6 +265,46 @@ def draw_seeds(axes: Axes, values: Mapping[str, Mapping[str, float]], proposed: 
     axes.margins(x=0.06)
 
 
+def scatter(truth: np.ndarray, predicted: np.ndarray, *, x: str, y: str, theme: Theme = LIGHT) -> Figure:
+    """Predicted against true values, (N,) each, with the line on which they are equal.
+
+    Args:
+        truth: True values.
+        predicted: Predicted values.
+        x: What the true values are, with their unit.
+        y: What the predicted values are.
+        theme: Colours.
+    """
+    made = figure(4.4, 4.4, theme)
+    axes = made.add_subplot()
+    dress(axes, theme, x=x, y=y)
+    ends = [float(min(truth.min(), predicted.min())), float(max(truth.max(), predicted.max()))]
+    axes.plot(ends, ends, color=theme.muted, linewidth=1, linestyle=":")
+    alpha = 0.5 if len(truth) > 200 else 0.8
+    axes.plot(truth, predicted, "o", color=theme.series[0], markersize=3.5, markeredgewidth=0, alpha=alpha)
+    axes.set_aspect("equal")
+    return made
+
+
+def robustness(budgets: Sequence[float], curves: Mapping[str, Sequence[float]], theme: Theme = LIGHT) -> Figure:
+    """Accuracy under attack against the budget.
+
+    Args:
+        budgets: L-inf budgets in [0, 1], rising, 0 for no attack.
+        curves: Name of a model -> its accuracy at each budget, in [0, 1].
+        theme: Colours.
+    """
+    made = figure(5.6, 4.0, theme)
+    axes = made.add_subplot()
+    dress(axes, theme, x="budget (levels of 255)", y="accuracy", title="Accuracy under attack")
+    levels = [255 * budget for budget in budgets]
+    for i, (name, values) in enumerate(curves.items()):
+        axes.plot(levels, values, label=name, linewidth=2, marker=MARKERS[i % len(MARKERS)], **_line(i, theme))
+    axes.set_ylim(-0.01, 1.01)
+    legend(axes, theme, "upper right")
+    return made
+
+
 def training_curves(series: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], theme: Theme = LIGHT) -> Figure:
     """Panels below each other that share the step axis.
 
