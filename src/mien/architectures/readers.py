@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readers for tables of architectures as they are published, and for those of one's own.
+
+nas-bench-201   a folder of .npz files: one holds `arch`, the architecture strings, and all hold arrays (N,) in that
+                order, one for each target. Arrays of accuracy.npz are percentages and become shares; all others are
+                latencies in ms.
+csv             a .csv file with the column `arch` (architecture strings) and a column of numbers for each target
+nas-bench-101   nasbench_only108.tfrecord or nasbench_full.tfrecord as published, or JSON lines (below)
+nnlqp           a folder with gt.txt or gt_stage.txt (id, ONNX file, batch, latency, family, ...) and the ONNX files
+measured        what `mien measure` writes: networks/*.json
+embedded        generated cells with a synthetic cost
+
+A line of JSON for NAS-Bench-101: {"operations": [...], "adjacency": [[...]], "validation_accuracy": 0.94, ...}.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mien.architectures.cells import cell_from, graphs_201, parse_201
+from mien.architectures.data import Table
+from mien.architectures.generated import costs, generate
+from mien.architectures.graph import Floats, Graph, Graphs
+from mien.architectures.networks import read_onnx
+from mien.architectures.operators import GENERATED, NAS_BENCH_101, NAS_BENCH_201, ONNX
+from mien.errors import BadInput
+from mien.progress import track
+
+EMBEDDED = "embedded"
+LAYOUTS = ("auto", NAS_BENCH_201, "csv", NAS_BENCH_101, "nnlqp", "measured")
+GENERATED_CELLS = 1200
+"""Generated cells: enough to train on some and to test on others."""
+MAX_BYTES = 2**31
+FIRST = ("freerea_cifar10_accuracy", "cifar10_test", "test_accuracy", "validation_accuracy", "latency", "cost")
+"""Targets that are taken when none is named, the first that the data have."""
+
+
+def read(source: str, kind: str = "auto") -> Table:
+    """The table in a folder or file. Raises BadInput when it is missing or not as it must be."""
+    if source == EMBEDDED:
+        return _generated()
+    path = Path(source)
+    if not path.exists():
+        raise BadInput(f"{path} does not exist: give a folder, a .csv file, or {EMBEDDED!r} for generated cells")
+    layout = layout_of(path) if kind == "auto" else kind
+    readers = {NAS_BENCH_201: _npz, "csv": _csv, NAS_BENCH_101: _bench_101, "nnlqp": _nnlqp, "measured": _measured}
+    table = readers[layout](path)
+    if not len(table) or not table.values:
+        raise BadInput(f"{path}: {len(table)} architectures with {len(table.values)} targets: nothing to learn from")
+    return table
+
+
+def layout_of(path: Path) -> str:
+    """The layout of a folder or file, recognised by what lies in it."""
+    if _one(path, "*.csv") is not None:
+        return "csv"
+    if _one(path, "*.tfrecord") is not None or _one(path, "*.jsonl") is not None:
+        return NAS_BENCH_101
+    if any("arch" in _arrays(file) for file in _npz_files(path)):
+        return NAS_BENCH_201
+    if path.is_dir():
+        if (path / "networks").is_dir():
+            return "measured"
+        if _gt_file(path) is not None:
+            return "nnlqp"
+    raise BadInput(
+        f"{path}: no architectures here: it must hold .npz files with `arch`, a .csv file with `arch`, "
+        "nasbench_only108.tfrecord, gt.txt with ONNX files, or what mien measure wrote"
+    )
+
+
+def look(source: str, kind: str = "auto") -> tuple[str, str]:
+    """The space of the architectures in a folder or file, and the target that is meant when none is named."""
+    if source != EMBEDDED and Path(source).exists():
+        layout = layout_of(Path(source)) if kind == "auto" else kind
+        if layout in ("nnlqp", "measured"):
+            return ONNX, "latency"  # without reading thousands of graphs
+    table = read(source, kind)
+    return table.graphs.space, default_target(table)
+
+
+def default_target(table: Table) -> str:
+    """The target that is meant when none is named."""
+    return next((name for name in FIRST if name in table.values), next(iter(table.values)))
+
+
+def _one(path: Path, pattern: str) -> Path | None:
+    """The file itself, or the first one of a folder, that matches."""
+    if path.is_file():
+        return path if path.match(pattern) else None
+    return next(iter(sorted(path.glob(pattern))), None)
+
+
+# --- generated ------------------------------------------------------------------------------------------------
+def _generated() -> Table:
+    cells = generate(GENERATED_CELLS, seed=0)
+    values = [costs(cell) for cell in cells]
+    columns = {name: np.array([row[name] for row in values]) for name in values[0]}
+    names = [f"generated-{i:04d}" for i in range(len(cells))]
+    about = "procedurally generated cells with a synthetic cost (no network was trained or timed)"
+    return Table(Graphs.of(cells, GENERATED), columns, names, [cell.fingerprint() for cell in cells], about)
+
+
+# --- NAS-Bench-201 --------------------------------------------------------------------------------------------
+def _arrays(file: Path) -> Mapping[str, Any]:
+    if file.stat().st_size > MAX_BYTES:
+        raise BadInput(f"{file}: more than {MAX_BYTES:,} bytes")
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise BadInput(f"{file} cannot be read as arrays ({reason})") from error
+
+
+def _npz_files(path: Path) -> list[Path]:
+    return [path] * (path.suffix == ".npz") if path.is_file() else sorted(path.glob("*.npz"))
+
+
+def _npz(path: Path) -> Table:
+    files = {file.stem: _arrays(file) for file in _npz_files(path)}
+    holder = next((stem for stem, arrays in files.items() if "arch" in arrays), None)
+    if holder is None:
+        raise BadInput(f"{path}: no .npz file with `arch`, the architecture strings of NAS-Bench-201")
+    texts = [str(text) for text in files[holder]["arch"]]
+    values: dict[str, Floats] = {}
+    units: dict[str, str] = {}
+    for stem, arrays in files.items():
+        for name, array in arrays.items():
+            if array.shape != (len(texts),) or not np.issubdtype(array.dtype, np.number):
+                continue
+            if name in values:
+                raise BadInput(f"{path}: two arrays are called {name!r}: rename one of them")
+            share = stem == "accuracy"
+            values[name] = array.astype(np.float64) / (100 if share else 1)
+            units[name] = "" if share else "ms"
+    about = f"NAS-Bench-201 cells in {path.resolve().name}"
+    return Table(graphs_201(texts), values, texts, texts, about, units=units)
+
+
+def _csv(path: Path) -> Table:
+    file = _one(path, "*.csv")
+    if file is None:
+        raise BadInput(f"{path}: no .csv file")
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{file} cannot be read as CSV ({error})") from error
+    if not rows or "arch" not in rows[0]:
+        raise BadInput(f"{file}: it needs a first line with the column `arch` and a column for each target")
+    texts = [row["arch"] or "" for row in rows]
+    names = [name for name in rows[0] if name and name not in ("arch", "part")]
+    values = {name: np.array([_number(row[name], file, i, name) for i, row in enumerate(rows)]) for name in names}
+    parts = [row["part"] or "" for row in rows] if "part" in rows[0] else ()
+    graphs = Graphs.of([parse_201(text) for text in texts], NAS_BENCH_201)
+    return Table(graphs, values, texts, texts, f"architectures in {file.name}", parts=parts, own=True)
+
+
+def _number(text: str | None, file: Path, row: int, name: str) -> float:
+    if not text:
+        return float("nan")
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInput(f"{file}, line {row + 2}: {name} is {text!r}: it must be a number") from None
+
+
+# --- NAS-Bench-101 --------------------------------------------------------------------------------------------
+def _bench_101(path: Path) -> Table:
+    file = _one(path, "*.tfrecord") or _one(path, "*.jsonl")
+    if file is None:
+        raise BadInput(
+            f"{path}: no NAS-Bench-101 here: download nasbench_only108.tfrecord (it is read without TensorFlow and "
+            "nothing in it is run), or export cells as JSON lines; pickled conversions are not read"
+        )
+    cells: dict[str, tuple[Graph, list[Mapping[str, float]]]] = {}
+    for name, graph, metrics in _records(file) if file.suffix == ".tfrecord" else _lines(file):
+        cells.setdefault(name, (graph, []))[1].append(metrics)
+    columns = {key: None for _, runs in cells.values() for run in runs for key in run}
+    values = {
+        key: np.array([np.mean([run.get(key, np.nan) for run in runs]) for _, runs in cells.values()])
+        for key in columns
+    }
+    names = list(cells)
+    graphs = Graphs.of([graph for graph, _ in cells.values()], NAS_BENCH_101)
+    return Table(graphs, values, names, names, f"NAS-Bench-101 cells in {file.name}")
+
+
+def _lines(file: Path) -> Iterator[tuple[str, Graph, Mapping[str, float]]]:
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            graph = cell_from(value)
+        except ValueError as error:
+            raise BadInput(f"{file}, line {number}: {error}") from error
+        numbers = {k: float(v) for k, v in value.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        yield str(value.get("name", graph.fingerprint())), graph, numbers
+
+
+def _records(file: Path) -> Iterator[tuple[str, Graph, Mapping[str, float]]]:
+    """Cells trained for 108 epochs: mean over their repeats is taken by the caller.
+
+    A record is length (8 bytes), its check sum (4), data, their check sum (4). The data are a JSON list: name, epochs,
+    adjacency as zeros and ones, operations with commas, metrics as a base64 protocol buffer.
+    """
+    with file.open("rb") as stream:
+        while head := stream.read(12):
+            try:
+                (size,) = struct.unpack("<Q", head[:8])
+                if size > 2**20:
+                    raise ValueError(f"a record of {size} bytes")
+                data = stream.read(size)
+                if len(data) < size or len(stream.read(4)) < 4:
+                    raise ValueError("it ends inside a record")
+                name, epochs, adjacency, operations, metrics = json.loads(data)
+                if epochs != 108:
+                    continue
+                ops = operations.split(",")
+                flat = np.array(list(adjacency), dtype=np.int64).reshape(len(ops), len(ops))
+                final = _final_metrics(base64.b64decode(metrics, validate=True))
+            except (ValueError, TypeError, AttributeError, struct.error) as error:
+                raise BadInput(f"{file} is not nasbench_only108.tfrecord or is damaged ({error})") from error
+            edges = [(int(s), int(t)) for s, t in np.argwhere(flat)]
+            yield str(name), Graph.of(NAS_BENCH_101, ops, edges), final
+
+
+def _final_metrics(message: bytes) -> dict[str, float]:
+    """Accuracies after the last epoch. Field 1 of the message is repeated, one for each evaluation, the last is final;
+    in it fields 4 and 5 are validation and test accuracy.
+    """
+    last: bytes | None = None
+    for number, value in _fields(message):
+        if number == 1 and isinstance(value, bytes):
+            last = value
+    found = dict(_fields(last or b""))
+    names = {4: "validation_accuracy", 5: "test_accuracy"}
+    result = {name: float(found[number]) for number, name in names.items() if isinstance(found.get(number), float)}
+    if len(result) < 2:
+        raise ValueError("metrics without validation and test accuracy")
+    return result
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, float | int | bytes]]:
+    """Fields of a protocol buffer message: numbers of 8 and 4 bytes, variable integers, and byte strings."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            if at >= len(message) or shift > 63:
+                raise ValueError("a damaged protocol buffer")
+            byte = message[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(message):
+        key = varint()
+        wire = key & 7
+        if wire == 0:
+            yield key >> 3, varint()
+            continue
+        size = {1: 8, 5: 4}.get(wire)
+        if size is None:
+            if wire != 2:
+                raise ValueError("a damaged protocol buffer")
+            size = varint()
+        part = message[at : at + size]
+        if len(part) < size:
+            raise ValueError("a damaged protocol buffer")
+        at += size
+        yield key >> 3, part if wire == 2 else float(struct.unpack("<d" if wire == 1 else "<f", part)[0])
+
+
+# --- whole networks -------------------------------------------------------------------------------------------
+def _gt_file(path: Path) -> Path | None:
+    return next((path / name for name in ("gt.txt", "gt_stage.txt") if (path / name).is_file()), None)
+
+
+def _nnlqp(path: Path) -> Table:
+    listing = _gt_file(path)
+    if listing is None:
+        raise BadInput(f"{path}: no gt.txt or gt_stage.txt, the list of NNLQP's networks")
+    rows = [line.split() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if any(len(row) < 5 for row in rows):
+        raise BadInput(f"{listing}: a line needs id, ONNX file, batch, latency in ms and family")
+    missing = [row[1] for row in rows if not (path / row[1]).is_file()]
+    if missing:
+        raise BadInput(
+            f"{path}: {len(missing)} of the {len(rows)} ONNX files of {listing.name} are missing (the first: "
+            f"{missing[0]}): NNLQP's graphs are a download of their own, to be unpacked here"
+        )
+    graphs = [read_onnx(path / row[1]) for row in track(rows, len(rows), "read ONNX graphs")]
+    for graph, row in zip(graphs, rows, strict=True):
+        assert graph.static is not None
+        graph.static[0] = float(row[2])
+    latency = np.array([_number(row[3], listing, i - 1, "latency") for i, row in enumerate(rows)])
+    parts = [row[6] if len(row) > 6 else "" for row in rows]
+    return _networks(graphs, latency, [row[1] for row in rows], [row[4] for row in rows], parts, "NNLQP networks")
+
+
+def _measured(path: Path) -> Table:
+    files = sorted((path / "networks").glob("*.json"))
+    if not files:
+        raise BadInput(f"{path}: no networks/*.json: mien measure --out {path} writes them")
+    graphs, latency, families = [], [], []
+    for file in files:
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            graphs.append(network_from(record["graph"]))
+            latency.append(float(record["latency_ms"]["median"]))
+            families.append(str(record["family"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{file} is not what mien measure wrote ({type(error).__name__}: {error})") from error
+    about = f"networks of {len(set(families))} families timed by mien measure, in {path.resolve().name}"
+    return _networks(graphs, np.array(latency), [file.stem for file in files], families, (), about)
+
+
+def _networks(
+    graphs: list[Graph],
+    latency: Floats,
+    names: Sequence[str],
+    families: Sequence[str],
+    parts: Sequence[str],
+    about: str,
+) -> Table:
+    return Table(
+        Graphs.of(graphs, ONNX),
+        {"latency": latency},
+        names,
+        [graph.fingerprint() for graph in graphs],
+        about,
+        families,
+        parts,
+        {"latency": "ms"},
+    )
+
+
+def network_json(graph: Graph) -> dict[str, Any]:
+    """A whole network as plain JSON, NaN as null."""
+    assert graph.attributes is not None
+    assert graph.shape is not None
+    assert graph.static is not None
+
+    def plain(rows: Floats) -> list[list[float | None]]:
+        return [[None if np.isnan(x) else float(x) for x in row] for row in rows]
+
+    return {
+        "ops": list(graph.ops),
+        "edges": graph.edges.T.tolist(),
+        "attributes": plain(graph.attributes),
+        "shape": plain(graph.shape),
+        "static": graph.static.tolist(),
+    }
+
+
+def network_from(value: Mapping[str, Any]) -> Graph:
+    """The graph that `network_json` wrote."""
+    graph = Graph.of(ONNX, value["ops"], value["edges"])
+    attributes, shape = (np.array(value[key], dtype=np.float64) for key in ("attributes", "shape"))
+    static = np.array(value["static"], dtype=np.float64)
+    if attributes.shape != (len(graph), 8) or shape.shape != (len(graph), 4) or static.shape != (4,):
+        raise BadInput(f"a network of {len(graph)} nodes with attributes {attributes.shape} and shapes {shape.shape}")
+    return Graph(ONNX, graph.op, graph.edges, attributes, shape, static)
