@@ -41,7 +41,8 @@ def run(arguments: list[str]) -> int:
     failed = _write(answers, kind, out, terminal)
     say(answers.notes)
     for row in failed:
-        print(f"failed: {row.path}: {row.error}", file=sys.stderr)
+        error = str(row.error).removeprefix(f"{row.path}: ")  # what the opener says begins with the path
+        print(f"failed: {row.path}: {error}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {answers.total} failed", file=sys.stderr)
     return 1 if failed else 0

@@ -175,5 +175,7 @@ PROOF = Proof(
     notes=(
         "the adaptation makes 2 steps at a learning rate of 1e-4: the paper's 1e-3 is for Xception",
         "at r = 0.1 little is to be expected of a network of this size; the sweep of r says where the optimum lies",
+        "at 64 pixels the low-pass box holds 2 x 2 frequencies, so nearly all contrast is discarded, not detail alone",
+        "tried on seeds 100 to 102: half boxes of 3 and 5 frequencies with r = 0.1 came out like plain training",
     ),
 )
