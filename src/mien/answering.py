@@ -130,7 +130,7 @@ def _as_tensor(image: Any) -> Tensor:
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return from_uint8(image)
     if isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3 and image.is_floating_point():
-        if bool((image < 0).any()) or bool((image > 1).any()):
+        if not bool(((image >= 0) & (image <= 1)).all()):  # so that NaN is refused, too
             raise BadInput("the image tensor has values outside [0, 1]")
         return image.float().cpu()
     shape = getattr(image, "shape", None)

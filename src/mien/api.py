@@ -179,7 +179,8 @@ def evaluate(
             Files are still compared by content.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: "32", "bf16" or "fp16".
-        using: Fields of `mien.room.Using`: batch_size, workers, mode, target, source, max_steps, seed, pictures.
+        using: Fields of `mien.room.Using`: batch_size, workers, mode, target, source, features, max_steps, seed,
+            pictures.
 
     Returns:
         What evaluation.json holds: metrics with 95 % intervals, scored items, notes, versions.
@@ -249,6 +250,8 @@ def open_trial(
     """Open what `evaluate` evaluates, with the same arguments. Raises BadInput when the model has seen the data."""
     opened = open_weights(weights, choose_device(device))
     how = _using(using, opened, crop)
+    if how.features is not None and not catalog.room(opened.method.name).takes_features:
+        raise BadInput(f"features is {how.features!r}: {opened.method.name!r} is not measured with such a network")
     options = None
     if isinstance(data, (str, Path)):
         room = catalog.room(opened.method.name)

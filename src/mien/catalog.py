@@ -39,12 +39,35 @@ __all__ = [
     "room",
 ]
 
-FAMILIES: dict[str, str | None] = {**dict.fromkeys(ROWS), "forensics": "mien.forensics.room:ROOM"}
+FAMILIES: dict[str, str | None] = {
+    **dict.fromkeys(ROWS),
+    "forensics": "mien.forensics.room:ROOM",
+    "privacy": "mien.privacy.room:ROOM",
+    "supervision": "mien.supervision.room:ROOM",
+    "faces": "mien.faces.room:ROOM",
+    "architectures": "mien.architectures.room:ROOM",
+    "robustness": "mien.robustness.room:ROOM",
+    "adaptation": "mien.adaptation.room:ROOM",
+    "reid": "mien.reid.room:ROOM",
+    "restoration": "mien.restoration.room:ROOM",
+}
 """Family -> the object that serves it, or None while all of its methods are planned."""
 
 
-PROOFS: dict[str, str] = {"acmf": "mien.proofs.acmf:PROOF"}
-"""Method -> the table of its experiment, run by `mien.proofs.runner`."""
+PROOFS: dict[str, str] = {
+    "acmf": "mien.proofs.acmf:PROOF",
+    "ada-cm": "mien.proofs.ada_cm:PROOF",
+    "fedforgery": "mien.proofs.fedforgery:PROOF",
+    "loda": "mien.proofs.loda:PROOF",
+    "mdit": "mien.proofs.mdit:PROOF",
+    "nar-former": "mien.proofs.nar_former:PROOF",
+    "nar-former-networks": "mien.proofs.nar_former_networks:PROOF",
+    "ncplr": "mien.proofs.ncplr:PROOF",
+    "pro-face-s": "mien.proofs.pro_face_s:PROOF",
+    "saat": "mien.proofs.saat:PROOF",
+    "tad-sr": "mien.proofs.tad_sr:PROOF",
+}
+"""Method, or a further experiment of one -> the table of its experiment, run by `mien.proofs.runner`."""
 
 
 class Verb(NamedTuple):
@@ -69,6 +92,10 @@ VERBS: tuple[Verb, ...] = (
         "evaluate", "numbers with intervals on labelled data that the model has not seen", "mien.commands.evaluate:run"
     ),
     Verb("predict", "answers for files and folders", "mien.commands.predict:run"),
+    Verb("protect", "hide faces in a photograph, for the holder of a key to reveal", "mien.commands.protect:run"),
+    Verb("reveal", "give a protected photograph back", "mien.commands.reveal:run"),
+    Verb("restore", "enlarge and restore a photograph of any size", "mien.commands.restore:run"),
+    Verb("measure", "time networks on this machine, for predictors to learn from", "mien.commands.measure:run"),
     Verb("compare", "the paired difference between two evaluated runs", "mien.commands.compare:run"),
     Verb("prove", "the experiment that tests a method's claim against its baseline", "mien.commands.prove:run"),
     Verb("demo", "train, evaluate and write a report, in minutes", "mien.commands.demo:run"),

@@ -64,7 +64,11 @@ class Using:
         device: Where batches go: "cpu", "cuda", "cuda:1", "mps". Never "auto": that is resolved before.
         mode: Name of the method's way of answering; None for its default. A mode that the method does not know, or
             that needs a `source` and has none, is refused with one line that names the modes that work.
+        target: Name of the value that is meant, where a method or the data have several (a device's latency); None for
+            the method's own.
         source: Labelled training data that a mode with test-time adaptation needs (a folder or "embedded"), or None.
+        features: File of the weights of Inception, for rooms that compute a Fréchet distance with it; None for features
+            that need no file.
         crop: As in `DataOptions`.
         pictures: Whether pictures (curves, evidence maps) are written, where there is an output folder.
         max_steps: At most so many batches (groups, for methods that predict by group); None for all. What is left out
@@ -78,6 +82,7 @@ class Using:
     mode: str | None = None
     target: str | None = None
     source: str | None = None
+    features: str | None = None
     crop: Cropping = "auto"
     pictures: bool = True
     max_steps: int | None = None
@@ -164,6 +169,9 @@ class Room:
 
     kinds: ClassVar[tuple[str, ...]] = ("auto",)
     """Values of `DataOptions.kind` that `open_data` and `open_test` know."""
+
+    takes_features: ClassVar[bool] = False
+    """Whether `evaluate` knows what to do with `Using.features`."""
 
     # --- training ---------------------------------------------------------------------------------------------
     def preset(self, name: str, preset: PresetName) -> Preset:

@@ -83,7 +83,7 @@ def test_print_config_is_a_complete_config(points, here, capsys):
     [
         ([], "name the method"),
         (["toy-pionts"], "unknown method 'toy-pionts': did you mean 'toy-points'?"),
-        (["loda"], "method 'loda' is planned, not available yet"),
+        (["dit-sr"], "method 'dit-sr' is planned, not available yet"),
         (["toy-points"], "--data is missing: give a folder, or 'embedded'"),
         (["toy-points", "--data", "no/where"], "no/where does not exist"),
         (["toy-points", "--data", "."], "holds no points"),

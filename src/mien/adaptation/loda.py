@@ -37,6 +37,7 @@ Differences from the paper
     * The paper derives the full Lam; the released code uses the diagonal one and collects S_t a second time after
       merging, so that S_old grows by two moments a task. Both are the defaults here; `recalibration="full"` with
       `stats_passes=1` (then gamma near 1.5) is the clean form.
+    * `foundation` is ours: without published weights the network can first be trained on the first task's classes.
     * With one subspace only, the first task still trains the general branch, since there is nothing to isolate from.
     * The learning rate falls with every batch, not with every epoch.
     * Augmentation in the passes that collect S_t is drawn once per image: passes before and after training see the
@@ -53,7 +54,7 @@ Example:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -64,8 +65,8 @@ from mien.adaptation.heads import Alignment
 from mien.adaptation.learner import BACKBONE, RECIPE
 from mien.adaptation.memory import Moments, collect
 from mien.adaptation.sequential_lora import LAYERS, SequentialLoRA
-from mien.classification.data import Labelled
-from mien.engine import Optimizers, Phase, Step
+from mien.classification.data import Augmentation, Labelled
+from mien.engine import Optimizers, Phase
 from mien.errors import BadInput
 from mien.nn.network import Network
 from mien.optim.closures import GradientAligned
@@ -166,11 +167,15 @@ class LoDA(SequentialLoRA):
         classes: Names of the classes in the order in which tasks take them; None for those of the training data, in
             an order drawn from the run's seed.
         tasks: Number of tasks, or the classes of each; None for 10, or fewer so that each has four classes.
+        augment: How training images are varied: "resized" cuts out 5 to 100 %, resizes and mirrors; "shift_flip",
+            "shift" (never mirrored) and "none" suit small images better.
         crop: Test images are resized to image_size / crop and their middle is cut out, in (0, 1]; None resizes the
             whole image to a square.
         scale: s of the CosFace loss, > 0.
         margin: m of the CosFace loss, >= 0.
         alignment: Classifier alignment after every task but the first (LoDA+CA); alignment.epochs 5 turns it on.
+        foundation: Epochs for which the whole network is first trained, on the classes of the first task; for networks
+            that start from nothing.
         layers: Patterns of the names of the linear layers that are adapted.
         rank: r of each branch.
         subspaces: Which branches there are.
@@ -185,6 +190,8 @@ class LoDA(SequentialLoRA):
 
     name = "loda"
     remembers: ClassVar[bool] = True
+    isolation: Tensor
+    """Of the present task's isolated subspaces: their mean energy ratio, and the largest c that S_old needed."""
 
     def __init__(
         self,
@@ -194,10 +201,12 @@ class LoDA(SequentialLoRA):
         image_size: int = 224,
         classes: Sequence[str] | None = None,
         tasks: int | Sequence[int] | None = None,
+        augment: Augmentation = "resized",
         crop: float | None = 0.875,
         scale: float = 20.0,
         margin: float = 0.0,
         alignment: Alignment = Alignment(),
+        foundation: int = 0,
         layers: Sequence[str] = LAYERS,
         rank: int = 32,
         subspaces: Subspaces = "both",
@@ -215,10 +224,12 @@ class LoDA(SequentialLoRA):
             image_size=image_size,
             classes=classes,
             tasks=tasks,
+            augment=augment,
             crop=crop,
             scale=scale,
             margin=margin,
             alignment=alignment,
+            foundation=foundation,
             layers=layers,
             rank=rank,
         )
@@ -234,6 +245,7 @@ class LoDA(SequentialLoRA):
         self.subspaces, self.general_scale, self.isolated_scale = subspaces, general_scale, isolated_scale
         self.gao, self.rho_max = gao, rho_max
         self.recalibration, self.gamma, self.stats_passes = recalibration, gamma, stats_passes
+        self.register_buffer("isolation", torch.zeros(2))
 
     # --- branches ---------------------------------------------------------------------------------------------
     def branches(self) -> dict[str, float]:
@@ -251,6 +263,7 @@ class LoDA(SequentialLoRA):
     def start_branches(self, data: Dataset[Any]) -> None:
         """A_G and A_I from the second moments of old and new inputs, with the weights of the task before."""
         new = collect(self, self.widths, data)
+        ratios, ridges = [], []
         for name, layer in self.adapters().items():
             old = self.memory[name]
             if "general" in layer.branches:
@@ -258,19 +271,27 @@ class LoDA(SequentialLoRA):
             if "isolated" in layer.branches:
                 basis, added = isolated_subspace(old, new[name], self.rank)
                 layer.branch("isolated").A.copy_(basis.T / math.sqrt(3))
-                self.log("isolated_energy_ratio", energy_ratio(basis, old, new[name]))
-                self.log("added_to_old_moments", added)
+                ratios.append(energy_ratio(basis, old, new[name]))
+                ridges.append(added)
+        if ratios:
+            self.isolation.copy_(torch.tensor([sum(ratios) / len(ratios), max(ridges)]))
+
+    def after_step(self) -> None:
+        """Log what is known of the isolated subspaces of the present task."""
+        if any("isolated" in layer.branches for layer in self.adapters().values()):
+            ratio, ridge = self.isolation
+            self.log("isolated_energy_ratio", ratio)
+            self.log("added_to_old_moments", ridge)
 
     # --- gradient-aligned steps -------------------------------------------------------------------------------
-    def steps(self, batch: Labelled) -> Iterator[Step]:
-        """One update on the two groups of classes of a batch; a plain one where there are no two."""
-        yield Step("main", self.losses, *(self.groups(batch) if self.gao else (batch,)))
-
     def groups(self, batch: Labelled) -> tuple[Labelled, ...]:
-        """The batch as two groups of samples, of half of the classes each, drawn alike on all ranks."""
+        """With GAO the batch as two groups of samples, of half of its classes each, drawn alike on all ranks.
+
+        A batch of one class stays whole: its update is a plain step.
+        """
         assert isinstance(batch.label, Tensor)
         present = self.gather(batch.label).unique()
-        if len(present) < 2:
+        if not self.gao or len(present) < 2:
             return (batch,)
         order = torch.randperm(len(present), generator=self.session.shared_generator()).to(present.device)
         first = torch.isin(batch.label, present[order[: len(present) // 2]])
@@ -278,7 +299,7 @@ class LoDA(SequentialLoRA):
 
     def optimizers(self, phase: Phase) -> Optimizers:
         """One optimiser; with GAO it looks ahead along the adapters, not the head."""
-        if not self.gao:
+        if self.founding or not self.gao:
             return super().optimizers(phase)
         base = self.optimizer.optimizer(self.classifier.parameters())
         base.add_param_group({"params": list(self.heads[-1].parameters()), "perturb": False})
@@ -286,12 +307,12 @@ class LoDA(SequentialLoRA):
         return {"main": self.optimizer.scheduled(GradientAligned(base, self.rho_max, seed), phase.total_steps)}
 
     # --- merging ----------------------------------------------------------------------------------------------
-    def end_phase(self, phase: Phase, data: Dataset[Any]) -> None:
+    def end_task(self, data: Dataset[Any]) -> None:
         """Recalibrate the general branch, merge, and remember the inputs."""
         new = collect(self, self.widths, data)  # with the adapters, before they are merged
         if self.task > 0:
             self.recalibrate(new)
-        super().end_phase(phase, data)
+        super().end_task(data)
         self.memory.add(new)
         if self.stats_passes == 2:
             self.memory.add(collect(self, self.widths, data))

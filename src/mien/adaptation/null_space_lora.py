@@ -16,7 +16,6 @@ from torch.utils.data import Dataset
 
 from mien.adaptation.memory import collect
 from mien.adaptation.sequential_lora import SequentialLoRA
-from mien.engine import Phase
 
 
 def null_subspace(old: Tensor, rank: int) -> Tensor:
@@ -50,7 +49,7 @@ class NullSpaceLoRA(SequentialLoRA):
         for name, layer in self.adapters().items():
             layer.branch("main").A.copy_(null_subspace(self.memory[name], self.rank).T / math.sqrt(3))
 
-    def end_phase(self, phase: Phase, data: Dataset[Any]) -> None:
+    def end_task(self, data: Dataset[Any]) -> None:
         """Merge, then remember the inputs."""
-        super().end_phase(phase, data)
+        super().end_task(data)
         self.memory.add(collect(self, self.widths, data))

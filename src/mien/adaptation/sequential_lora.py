@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from mien.adaptation.heads import Alignment
 from mien.adaptation.learner import BACKBONE, RECIPE, ContinualClassifier
 from mien.adaptation.memory import InputMemory
+from mien.classification.data import Augmentation
 from mien.engine import Phase
 from mien.errors import BadInput
 from mien.nn.lora import LoRALinear, adapt, linear_layers, restore
@@ -37,11 +38,15 @@ class SequentialLoRA(ContinualClassifier):
         classes: Names of the classes in the order in which tasks take them; None for those of the training data, in
             an order drawn from the run's seed.
         tasks: Number of tasks, or the classes of each; None for 10, or fewer so that each has four classes.
+        augment: How training images are varied: "resized" cuts out 5 to 100 %, resizes and mirrors; "shift_flip",
+            "shift" (never mirrored) and "none" suit small images better.
         crop: Test images are resized to image_size / crop and their middle is cut out, in (0, 1]; None resizes the
             whole image to a square.
         scale: s of the CosFace loss, > 0.
         margin: m of the CosFace loss, >= 0.
         alignment: Classifier alignment after every task but the first.
+        foundation: Epochs for which the whole network is first trained, on the classes of the first task; for networks
+            that start from nothing.
         layers: Patterns of the names of the linear layers that are adapted.
         rank: r, rows of A.
     """
@@ -58,10 +63,12 @@ class SequentialLoRA(ContinualClassifier):
         image_size: int = 224,
         classes: Sequence[str] | None = None,
         tasks: int | Sequence[int] | None = None,
+        augment: Augmentation = "resized",
         crop: float | None = 0.875,
         scale: float = 20.0,
         margin: float = 0.0,
         alignment: Alignment = Alignment(),
+        foundation: int = 0,
         layers: Sequence[str] = LAYERS,
         rank: int = 32,
     ) -> None:
@@ -71,10 +78,12 @@ class SequentialLoRA(ContinualClassifier):
             image_size=image_size,
             classes=classes,
             tasks=tasks,
+            augment=augment,
             crop=crop,
             scale=scale,
             margin=margin,
             alignment=alignment,
+            foundation=foundation,
         )
         self.layers, self.rank = tuple(layers), rank
         chosen = linear_layers(self.classifier.body, self.layers)
@@ -103,24 +112,28 @@ class SequentialLoRA(ContinualClassifier):
         return {n: layer for n, layer in self.classifier.body.named_modules() if isinstance(layer, LoRALinear)}
 
     def build_phase(self, phase: Phase) -> None:
-        """A new head, and new adapters."""
+        """A replay of past phases does not end them: their adapters are taken out."""
+        restore(self.classifier.body)
         super().build_phase(phase)
-        restore(self.classifier.body)  # a replay of past phases does not end them
+
+    def build_task(self) -> None:
+        """A new head, and new adapters."""
+        super().build_task()
         for layer in adapt(self.classifier.body, self.widths, self.branches(), self.rank).values():
             for name in layer.branches:
                 layer.branch(name).A.requires_grad_(self.trains_down())
 
-    def begin_phase(self, phase: Phase, data: Dataset[Any]) -> None:
+    def begin_task(self, data: Dataset[Any]) -> None:
         """First weights of the head and the adapters."""
-        super().begin_phase(phase, data)
+        super().begin_task(data)
         self.start_branches(data)
 
-    def end_phase(self, phase: Phase, data: Dataset[Any]) -> None:
+    def end_task(self, data: Dataset[Any]) -> None:
         """The adapters go into the weights; nothing of them remains."""
         for layer in self.adapters().values():
             layer.merge()
         restore(self.classifier.body)
-        super().end_phase(phase, data)
+        super().end_task(data)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Loading builds the phases anew, with adapters; a state without any is that of a task that has ended."""

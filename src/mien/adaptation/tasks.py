@@ -7,16 +7,23 @@ it, a method's `classes` holds it, and whatever is trained or tested is relabell
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch.utils.data import Dataset
 
-from mien.classification.data import ClassData, LabelledImages
-from mien.classification.room import manifest
-from mien.engine import PerTask
+from mien.classification.data import Augmentation, ClassData, LabelledImages
+from mien.classification.room import held_out, manifest
+from mien.engine import PerTask, Phase, Tasks
+from mien.engine.schedule import History
 from mien.errors import BadInput
+
+FOUNDATION = "foundation"
+"""Name of the phase, before the first task, in which the network itself is trained."""
 
 PAPER_TASKS = 10
 LEAST = 4
@@ -53,6 +60,28 @@ def task_sizes(classes: int, tasks: int | Sequence[int] | None) -> tuple[int, ..
     return sizes
 
 
+@dataclass(frozen=True)
+class FoundedTasks:
+    """A sequence of tasks that begins with a phase in which the network itself is trained.
+
+    Args:
+        foundation: Epochs of that phase, >= 1.
+        count: Number of tasks.
+        epochs: Passes over the data of each task.
+    """
+
+    foundation: int
+    count: int
+    epochs: int = 1
+
+    def next_phase(self, history: History, seed: int) -> Phase | None:
+        """The foundation, then task 0, 1, ... count - 1."""
+        if not history:
+            return Phase(index=0, name=FOUNDATION, epochs=self.foundation)
+        found = Tasks(self.count, self.epochs).next_phase(history[1:], seed)
+        return None if found is None else replace(found, index=found.index + 1)
+
+
 def class_order(names: Sequence[str], seed: int) -> list[str]:
     """The names in the order in which tasks take them.
 
@@ -68,6 +97,15 @@ def by_task(data: ClassData, sizes: Sequence[int]) -> list[ClassData]:
     return [data.subset(np.flatnonzero((label >= start) & (label < end)).tolist()) for start, end in bounds]
 
 
+def task_of(sizes: Sequence[int], label: ArrayLike) -> NDArray[np.int64]:
+    """The task of each label (N,).
+
+    >>> task_of([2, 3], [0, 1, 2, 4])
+    array([0, 0, 1, 1])
+    """
+    return np.searchsorted(np.cumsum(sizes), label, side="right")
+
+
 class ClassTasks(PerTask):
     """Training and validation images task by task, with the manifest of what all tasks see.
 
@@ -81,6 +119,46 @@ class ClassTasks(PerTask):
         super().__init__(list(train), None if validation is None else list(validation))
         self._data = data
 
+    def validation(self, phase: Phase) -> Mapping[str, Dataset[Any]] | None:
+        """The held-out images of the tasks so far; none before the first."""
+        return None if phase.task is None else super().validation(phase)
+
     def manifest(self) -> dict[str, Any]:
         """Hashes of all images; groups are not known."""
         return manifest(self._data)
+
+
+def open_tasks(
+    data: ClassData,
+    sizes: Sequence[int],
+    image_size: int,
+    *,
+    augment: Augmentation = "none",
+    crop: float | None = None,
+    validation: float = 0.0,
+    seed: int = 0,
+) -> ClassTasks:
+    """Training data cut into tasks.
+
+    Args:
+        data: All training images, their labels in the order in which tasks take the classes.
+        sizes: How many classes each task has.
+        image_size: Side of the samples in pixels.
+        augment: How training images are varied, as `LabelledImages`.
+        crop: What part of validation images is shown, as `LabelledImages`.
+        validation: Share of the images of each task that is held out, in [0, 1).
+        seed: Of that split.
+
+    Raises:
+        BadInput: A class has no image, or too few to hold one out.
+    """
+    counts = np.bincount(data.label.numpy(), minlength=len(data.classes))
+    empty = [name for name, count in zip(data.classes, counts, strict=True) if not count]
+    if empty:
+        raise BadInput(
+            f"{data.description}: no training image of {', '.join(empty)}: a task cannot learn a class without images"
+        )
+    parts = [held_out(task, validation, seed) for task in by_task(data, sizes)]
+    train = [LabelledImages(part, image_size, augment) for part, _ in parts]
+    held = [LabelledImages(part, image_size, crop=crop) for _, part in parts if part is not None]
+    return ClassTasks(data, train, held or None)

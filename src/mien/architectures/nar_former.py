@@ -18,9 +18,9 @@ MSE and L_rank act on originals and twins together, which share one forward pass
 network's vector is joined by the codes of batch size, FLOPs, parameters and memory access, and ends in an MLP.
 
 Differences from the paper
-    * Codes are computed in double precision; `precision="float32"` is the released code's. Whole networks take "trans"
-      codes, since "nerf" codes of 32 frequencies have the period 62: 2 and 64 channels would look alike. `code="nerf"`
-      gives the paper's.
+    * Codes have exact phases, in double precision; `precision="float32"` is the released code's. Whole networks take
+      "trans" codes, since "nerf" codes of 32 frequencies have the period 62: 2 and 64 channels would look alike.
+      `code="nerf"` gives the paper's.
     * Cells of one batch have one size (the paper's bucket sampler). Whole networks of one size are rare; their batches
       are mixed and run size by size, so that nothing is padded there either.
     * Training cells are drawn by the seed, not the first of the file, and never from the part kept for testing. The
@@ -54,6 +54,7 @@ from mien.architectures.encoding import (
     CodeKind,
     CodePrecision,
     Codes,
+    StaticScale,
     end_token,
     node_tokens,
     static_codes,
@@ -113,6 +114,8 @@ class NARFormer(Predictor):
         frequencies: F: tokens have 6F numbers, those of whole networks 30F.
         code: "nerf" or "trans"; None for nerf with cells and trans with whole networks.
         precision: Of the codes; float32 is what the released code computes in.
+        static: How batch size, FLOPs, parameters and memory access of whole networks are encoded: "linear" in units of
+            1e9 (paper) or "log", which tells small networks apart.
         layers: Blocks of stage 0.
         queries: Learnt queries of each fusion stage; none at all is a plain transformer that reads its last token.
         heads: Heads of every attention; they divide the tokens' numbers.
@@ -139,6 +142,7 @@ class NARFormer(Predictor):
         frequencies: int = 32,
         code: CodeKind | None = None,
         precision: CodePrecision = "float64",
+        static: StaticScale = "linear",
         layers: int = 6,
         queries: tuple[int, ...] = (4, 2, 1),
         heads: int = 6,
@@ -168,6 +172,8 @@ class NARFormer(Predictor):
                 raise BadInput(f"{label} is {value}: it must lie in [0, 1)")
         if augmentation not in ("swap", "random", "none"):
             raise BadInput(f"augmentation is {augmentation!r}: use swap, random or none")
+        if static not in ("linear", "log"):
+            raise BadInput(f"static is {static!r}: use linear or log")
         if consistency_weight < 0 or ranking_weight < 0:
             raise BadInput(f"weights of losses are {consistency_weight} and {ranking_weight}: they must be 0 or more")
         self.warmup, self.frequencies, self.code, self.precision = warmup, frequencies, code, precision
@@ -177,7 +183,7 @@ class NARFormer(Predictor):
             consistency_weight,
             ranking_weight,
         )
-        self.average = average
+        self.average, self.static = average, static
         self.depth_codes = Codes(width // 2, "trans" if self.whole else "nerf", precision)
         self.depth_map = nn.Sequential(nn.Linear(width, width), nn.ReLU())
         self.transformer = FusionTransformer(width, layers, heads, self.queries, dropout)
@@ -197,7 +203,7 @@ class NARFormer(Predictor):
     def vectors(self, graphs: Graphs) -> Tensor:
         """The architecture vectors, (B, d). Graphs of one size make one pass; nothing is padded."""
         device = self.device
-        tokens = node_tokens(graphs, self.codes).float().to(device)
+        tokens = node_tokens(graphs, self.codes).to(device)
         length = torch.from_numpy(graphs.length)
         start = torch.from_numpy(graphs.start[:-1])
         sizes = length.unique().tolist() or [1]  # an empty batch passes, too, and stays connected to the weights
@@ -221,7 +227,7 @@ class NARFormer(Predictor):
         """U of every graph, (B, T)."""
         vector = self.vectors(graphs)
         if self.whole:
-            vector = torch.cat([vector, static_codes(graphs, self.codes).float().to(vector.device)], dim=1)
+            vector = torch.cat([vector, static_codes(graphs, self.codes, self.static).float().to(vector.device)], dim=1)
         return self.head(vector)
 
     # --- training ---------------------------------------------------------------------------------------------

@@ -40,11 +40,13 @@ class _Reading:
     Args:
         shapes: Name of a value -> its shape, for what depends on the input.
         constants: Name of a value that does not depend on the input -> its shape; None where that is not known.
+        integers: Names of constants that are sizes, axes or indices, and so no parameters.
         maker: Name of a value -> number of the node that makes it; -1 for the input.
     """
 
     shapes: dict[str, Shape] = field(default_factory=dict)
     constants: dict[str, Shape | None] = field(default_factory=dict)
+    integers: set[str] = field(default_factory=set)
     maker: dict[str, int] = field(default_factory=dict)
     op: list[int] = field(default_factory=list)
     edges: list[tuple[int, int]] = field(default_factory=list)
@@ -140,11 +142,16 @@ def graph_of(model: Any) -> Graph:
         raise BadInput(f"its shapes cannot be inferred ({' '.join(str(error).split())[:120]})") from error
     reading = _Reading()
     graph = model.graph
+    integers = {onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.BOOL}
     for tensor in graph.initializer:
         reading.constants[tensor.name] = tuple(tensor.dims)
+        if tensor.data_type in integers:
+            reading.integers.add(tensor.name)
     for value in (*graph.value_info, *graph.output):
         if (shape := _shape(value)) is not None:
             reading.shapes[value.name] = shape
+        if value.type.tensor_type.elem_type in integers:
+            reading.integers.add(value.name)
     batch = None
     for value in graph.input:
         if value.name in reading.constants:
@@ -204,7 +211,7 @@ def _read_node(node: Any, reading: _Reading, attribute_value: Any) -> None:
     sources = [reading.shapes.get(name, ()) for name in inputs if name not in reading.constants]
     reading.flops += _flops(operator, output, sources, [p for p in parameters.values() if p], found)
     for name, shape in parameters.items():
-        if shape and prod(shape) > 1 and name not in reading.weights and operator not in ("Reshape", "Slice", "Resize"):
+        if shape and prod(shape) > 1 and name not in reading.integers and name not in reading.weights:
             reading.weights[name] = prod(shape)
     made = sum(prod(reading.shapes.get(name, ())) for name in node.output if name)
     reading.numbers += sum(map(prod, sources)) + sum(reading.weights.get(name, 0) for name in parameters) + made

@@ -73,6 +73,8 @@ class PGD:
             raise unknown_name("loss of an attack", self.loss, [name for name in OBJECTIVES if name != "dlr_targeted"])
         if self.start not in ("uniform", "normal", "natural") or self.keep not in ("last", "worst"):
             raise BadInput(f"start is {self.start!r} and keep is {self.keep!r}: see the documentation of PGD")
+        if self.mode not in ("eval", "train"):
+            raise BadInput(f"mode is {self.mode!r}: use eval or train")
         if self.keep == "last" and self.restarts > 1:
             raise BadInput(f"restarts is {self.restarts} with keep 'last': use keep 'worst'")
         if self.drop_fooled and self.mode == "train":

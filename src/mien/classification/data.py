@@ -1,34 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled images: the batch type, data sets in memory and on disk, and readers for the layouts they come in.
+"""Readers of labelled images, for the layouts they come in.
 
 embedded      the 1,797 handwritten digits that scikit-learn ships, 8 x 8 pixels; two thirds to train on
 cifar         CIFAR-10 or CIFAR-100, the binary version as published (the Python version is pickled: refused)
 arrays        an .npz file with train_x, train_y, test_x, test_y and, if it likes, classes
 classes       a folder per class; or such folders inside train/ and test/ (val/, validation/)
+
+What they give is described in `mien.classification.samples`, whose names can be imported from here, too.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import zipfile
+import zlib
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision.transforms import v2 as transforms
-from torchvision.transforms.v2 import functional
 
-from mien.data.folders import fingerprints
-from mien.data.images import load_tensor, resize_tensor
+from mien.classification.samples import (
+    Augmentation,
+    ClassData,
+    Labelled,
+    LabelledImages,
+    Part,
+    middle_view,
+    without_copies,
+)
 from mien.data.listing import list_images
 from mien.errors import BadInput, unknown_name
 
-Part = Literal["train", "test"]
-Augmentation = Literal["none", "shift", "shift_flip", "resized"]
+__all__ = [
+    "CIFAR10",
+    "EMBEDDED",
+    "LAYOUTS",
+    "PARTS",
+    "Augmentation",
+    "ClassData",
+    "Labelled",
+    "LabelledImages",
+    "Part",
+    "class_names",
+    "image_folders",
+    "middle_view",
+    "read",
+    "without_copies",
+]
 
 EMBEDDED = "embedded"
 LAYOUTS = ("auto", "cifar", "arrays", "classes")
@@ -37,144 +54,10 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 PARTS: dict[Part, tuple[str, ...]] = {"train": ("train", "training"), "test": ("test", "val", "validation")}
 MAX_ARRAY_BYTES = 8 * 2**30
 
-
-@dataclass
-class Labelled:
-    """An image and its class; a batch of them is the same type with stacked fields.
-
-    Args:
-        image: (3, H, W), in a batch (B, 3, H, W); float32 in [0, 1].
-        label: Index of the class; -1 unknown.
-        group: What must not be split between training and test; "" where every image stands for itself.
-        path: The file or the image's place in its data set.
-    """
-
-    image: Tensor
-    label: int | Tensor
-    group: str | list[str] = ""
-    path: str | list[str] = ""
+# What zipfile and numpy raise on files that are no .npz, damaged, encrypted, or packed in a way that they do not know.
+ARRAY_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-@dataclass(frozen=True)
-class ClassData:
-    """One part of a data set as it lies on disk.
-
-    Args:
-        images: uint8 (N, 3, h, w), or the N files.
-        label: (N,), indices into `classes`.
-        classes: Names of the classes.
-        names: What every image is called, (N,).
-        description: One line that says which data these are.
-    """
-
-    images: Tensor | Sequence[Path]
-    label: Tensor
-    classes: tuple[str, ...]
-    names: tuple[str, ...]
-    description: str
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def hashes(self) -> list[str]:
-        """SHA-256 of every image: of the file, or of the pixels."""
-        if isinstance(self.images, Tensor):
-            return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in self.images.contiguous()]
-        return fingerprints(self.images)
-
-    def subset(self, rows: Sequence[int]) -> ClassData:
-        """Some of the images."""
-        chosen = list(rows)
-        images = self.images[chosen] if isinstance(self.images, Tensor) else [self.images[i] for i in chosen]
-        names = tuple(self.names[i] for i in chosen)
-        return ClassData(images, self.label[chosen], self.classes, names, self.description)
-
-    def without(self, names: Sequence[str]) -> ClassData:
-        """The images of all other classes. Raises BadInput for a name that is no class."""
-        for name in names:
-            if name not in self.classes:
-                raise unknown_name("class", name, self.classes)
-        dropped = torch.tensor([name in names for name in self.classes])
-        kept = self.subset(torch.nonzero(~dropped[self.label])[:, 0].tolist())
-        rest = tuple(name for name in self.classes if name not in names)
-        table = (~dropped).cumsum(0) - 1
-        return ClassData(kept.images, table[kept.label], rest, kept.names, kept.description)
-
-    def relabelled(self, classes: Sequence[str]) -> ClassData:
-        """The same images with labels into another list of classes. Raises BadInput for a class that is not in it."""
-        for name in self.classes:
-            if name not in classes:
-                raise unknown_name("class", name, classes)
-        table = torch.tensor([list(classes).index(name) for name in self.classes], dtype=torch.long)
-        return ClassData(self.images, table[self.label], tuple(classes), self.names, self.description)
-
-
-class LabelledImages(Dataset[Labelled]):
-    """A `ClassData` as samples.
-
-    Args:
-        data: The images.
-        size: Side of the square samples in pixels; other images are resized.
-        augment: "none"; "shift" pads by an eighth and crops at random; "shift_flip" also mirrors; "resized" cuts out
-            5 to 100 % of the image, resizes and mirrors. Drawn from torch's global generator.
-        crop: As `middle_view`, for samples that are not "resized"; None resizes whole images to squares.
-    """
-
-    def __init__(self, data: ClassData, size: int, augment: Augmentation = "none", crop: float | None = None) -> None:
-        self.data, self.size, self.augment, self.crop = data, size, augment, crop
-        self.seeded = augment != "none"
-        self.label, self.classes = data.label, data.classes
-        self.groups = list(data.names)
-        self._change = _augmentation(augment, size)
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def plain(self) -> LabelledImages:
-        """The same samples without augmentation."""
-        return LabelledImages(self.data, self.size, crop=self.crop)
-
-    def __getitem__(self, index: int) -> Labelled:
-        images = self.data.images
-        whole = self.augment == "resized" or self.crop is not None  # what is cut out is cut out of the whole image
-        if isinstance(images, Tensor):
-            image = images[index].float() / 255
-            image = image if whole else resize_tensor(image, self.size)
-        else:
-            image = load_tensor(images[index], None if whole else self.size)
-        if self.crop is not None and self.augment != "resized":
-            image = middle_view(image, self.size, self.crop)
-        if self._change is not None:
-            image = self._change(image)
-        name = self.data.names[index]
-        return Labelled(image, int(self.label[index]), name, name)
-
-
-def middle_view(image: Tensor, size: int, crop: float) -> Tensor:
-    """The middle square (3, size, size) of an image (3, h, w) whose shorter side was resized to size / crop.
-
-    >>> middle_view(torch.rand(3, 30, 60), 28, 0.875).shape
-    torch.Size([3, 28, 28])
-    """
-    resized = functional.resize(image, [round(size / crop)], antialias=True)
-    return functional.center_crop(resized, [size, size])
-
-
-def _augmentation(name: Augmentation, size: int) -> Any:
-    if name == "none":
-        return None
-    flip = transforms.RandomHorizontalFlip()
-    if name == "resized":
-        return transforms.Compose([transforms.RandomResizedCrop(size, (0.05, 1.0), antialias=True), flip])
-    shift = transforms.RandomCrop(size, padding=max(size // 8, 1))
-    if name == "shift":
-        return shift
-    if name == "shift_flip":
-        return transforms.Compose([shift, flip])
-    raise BadInput(f"augment is {name!r}: use none, shift, shift_flip or resized")
-
-
-# --- readers --------------------------------------------------------------------------------------------------
 def read(source: str, part: Part, kind: str = "auto") -> ClassData:
     """One part of the data in `source`; data that lie in one piece are both parts.
 
@@ -191,6 +74,8 @@ def read(source: str, part: Part, kind: str = "auto") -> ClassData:
     path = Path(source)
     if not path.exists():
         raise BadInput(f"{path} does not exist: give a folder, an .npz file, or {EMBEDDED!r} for handwritten digits")
+    if kind not in LAYOUTS:
+        raise unknown_name("layout of labelled images", kind, LAYOUTS)
     layout = _layout(path) if kind == "auto" else kind
     return {"cifar": _cifar, "arrays": _arrays, "classes": _folders}[layout](path, part)
 
@@ -275,7 +160,7 @@ def _cifar_names(folder: Path, fine: bool) -> tuple[str, ...]:
     listing = folder / ("fine_label_names.txt" if fine else "batches.meta.txt")
     if not listing.is_file():
         return tuple(f"class {i:02d}" for i in range(100)) if fine else CIFAR10
-    return tuple(listing.read_text(encoding="utf-8").split())
+    return tuple(listing.read_text(encoding="utf-8", errors="replace").split())
 
 
 def _arrays(path: Path, part: Part) -> ClassData:
@@ -285,24 +170,26 @@ def _arrays(path: Path, part: Part) -> ClassData:
         if len(files) != 1:
             raise BadInput(f"{path} holds {len(files)} .npz files: name one of them")
         file = files[0]
-    if file.stat().st_size > MAX_ARRAY_BYTES:
-        raise BadInput(f"{file}: more than {MAX_ARRAY_BYTES:,} bytes")
     try:
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_ARRAY_BYTES:
+                raise BadInput(f"{file} holds more than {MAX_ARRAY_BYTES:,} bytes: make it smaller, or use folders")
         with np.load(file, allow_pickle=False) as stored:
             prefix = next((name for name in (*PARTS[part], "") if f"{name}_x".lstrip("_") in stored), None)
             if prefix is None:
                 raise BadInput(f"{file} has {', '.join(stored)}: it must hold train_x, train_y, test_x and test_y")
-            x, y = (stored[f"{prefix}_{letter}".lstrip("_")] for letter in "xy")
+            x, y = (np.asarray(stored[f"{prefix}_{letter}".lstrip("_")]) for letter in "xy")
             names = tuple(map(str, stored["classes"])) if "classes" in stored else ()
     except BadInput:
         raise
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except ARRAY_ERRORS as error:
         raise BadInput(f"{file} cannot be read as arrays ({' '.join(str(error).split())[:120]})") from error
     x = x[..., None].repeat(3, axis=-1) if x.ndim == 3 else x
-    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] != 3 or y.shape != x.shape[:1] or not len(x):
+    shaped = x.dtype == np.uint8 and x.ndim == 4 and x.shape[-1] == 3 and y.shape == x.shape[:1]
+    if not shaped or not x.size or y.dtype.kind not in "iu":
         raise BadInput(
-            f"{file}: images are {x.dtype} {x.shape} with labels {y.shape}: "
-            "use uint8 (N, H, W, 3) or (N, H, W), and (N,)"
+            f"{file}: images are {x.dtype} {x.shape} with labels {y.dtype} {y.shape}: "
+            "use uint8 (N, H, W, 3) or (N, H, W), and integers (N,)"
         )
     label = torch.from_numpy(y.astype(np.int64))
     classes = names or tuple(f"class {i}" for i in range(int(label.max()) + 1))

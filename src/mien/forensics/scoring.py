@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +106,23 @@ def by_kind(scored: Scored, seed: int = 0) -> dict[str, Interval]:
         rows = np.flatnonzero(mask)
         part = Scored(scored.score[rows], scored.label[rows], *_picked(scored, rows))
         table[kind] = _interval("auc", part, seed)
+    return table
+
+
+def by_client(scored: Scored, clients: Sequence[str], seed: int = 0) -> dict[str, dict[str, Interval]]:
+    """The figures of every client's own samples; {} where samples belong to no client.
+
+    Args:
+        scored: Frames in the order of the data set, maybe not all of them.
+        clients: Client of every sample of the data set.
+        seed: Of the intervals.
+    """
+    names = list(clients)[: len(scored.label)]
+    table = {}
+    for client in dict.fromkeys(names):
+        rows = np.flatnonzero(np.array(names) == client)
+        if len(set(scored.label[rows].tolist())) == 2:
+            table[client] = figures(Scored(scored.score[rows], scored.label[rows], *_picked(scored, rows)), seed)
     return table
 
 

@@ -42,7 +42,7 @@ from mien.errors import BadInput, TrainingStopped
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
 from mien.reid.clusters import ClusterMemory, camera_aware_batches, centres
-from mien.reid.data import Augmentation, Crops, Size
+from mien.reid.data import Augmentation, Crops, PersonImages, Size
 from mien.reid.embedder import Embedder, all_features, person_images
 from mien.reid.encoder import Parts
 
@@ -138,7 +138,7 @@ class ClusterContrast(Embedder):
         c = self.contrast
         weights = (1 - 2 * c.part_distance, c.part_distance, c.part_distance) if len(features) > 1 else (1.0,)
         neighbours = self.clustering.neighbours(features, weights, radius=self.neighbour_radius)
-        label = self.clustering.labels(neighbours)
+        label = self.cluster_labels(neighbours, images)
         self._require_clusters(label)
         self.pseudo_label = torch.from_numpy(label).to(self.device)
         for memory, feature in zip(self.memories, features, strict=True):
@@ -155,6 +155,10 @@ class ClusterContrast(Embedder):
             rng=np.random.default_rng(int(torch.randint(2**62, ()))),
         )
         return Epoch(order=torch.from_numpy(order))
+
+    def cluster_labels(self, neighbours: Neighbours, images: PersonImages) -> NDArray[np.int64]:
+        """Cluster of each crop, (N,), from 0; -1 for outliers. DBSCAN's; identities are not looked at."""
+        return self.clustering.labels(neighbours)
 
     def clustered(self, neighbours: Neighbours) -> None:
         """What else a method prepares once pseudo-labels and memories stand.

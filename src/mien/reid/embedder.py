@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,9 +101,17 @@ def all_features(method: Embedder, data: PersonImages, batch_size: int = 128) ->
 
     Every process encodes its share of the crops, and all get all of them.
     """
-    plain, session = data.plain(), method.session
-    share = np.array_split(np.arange(len(plain)), session.world_size)[session.rank]
-    batches = evaluation_loader(Subset(plain, share.tolist()), batch_size, device=method.device)
+    session = method.session
+    share = np.array_split(np.arange(len(data)), session.world_size)[session.rank]
+    batches = plain_batches(method, data, batch_size, share.tolist())
     with torch.no_grad():
         parts = zip(*(method.encoder(batch.image) for batch in batches), strict=True)
         return [method.gather(F.normalize(torch.cat(part).float(), dim=1)) for part in parts]
+
+
+def plain_batches(
+    method: Embedder, data: PersonImages, batch_size: int = 128, rows: Sequence[int] | None = None
+) -> Iterator[Crops]:
+    """Crops without augmentation, on the method's device, in order; all, or those of `rows`."""
+    chosen = data.plain() if rows is None else Subset(data.plain(), rows)
+    return evaluation_loader(chosen, batch_size, device=method.device)

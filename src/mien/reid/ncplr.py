@@ -27,9 +27,9 @@ Differences from the paper (of which only the abstract and the code's settings w
       sign ("released"); with distances up to rho = 0.2 and tau = 1 either is close to "uniform".
     * The consistency loss stands alone, so that its weight beta can be chosen; the code has the merged form. That split
       is inferred.
-    * W is allocated once with `max_clusters` rows, since the optimiser must know it; its first C rows are used. They
-      are overwritten at the start of every epoch, and Adam's moments of them are kept, as in the code: the first
-      moment has forgotten the old cluster after some twenty steps.
+    * W is allocated once, since the optimiser must know it, with as many rows as the data can have clusters (the code:
+      3000, whatever the data); its first C rows are used. They are overwritten at the start of every epoch, and Adam's
+      moments of them are kept, as in the code: the first moment has forgotten the old cluster after some twenty steps.
     * With several processes the ensembles see the crops of all of them.
     * What `mien.reid.cluster_contrast` lists.
 
@@ -52,10 +52,14 @@ from mien.errors import BadInput, TrainingStopped
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
 from mien.reid.cluster_contrast import ADAM, RESNET, ClusterContrast, Contrast
-from mien.reid.data import Augmentation, Size
+from mien.reid.data import Augmentation, PersonImages, Size
+from mien.reid.embedder import plain_batches
 from mien.reid.encoder import Parts
 
 Weighting = Literal["similar", "released", "uniform"]
+SIGN: dict[Weighting, float] = {"similar": -1.0, "released": 1.0, "uniform": 0.0}
+"""Of the distance in the weights of neighbours."""
+
 GRAPH = ("graph_start", "graph_index", "graph_distance")
 """Buffers of the neighbours N, as `mien.clustering.jaccard.Neighbours`."""
 
@@ -69,7 +73,7 @@ def neighbour_weights(distance: Tensor, present: Tensor, weighting: Weighting = 
         weighting: "similar" is softmax(-D / tau), "released" softmax(+D / tau), "uniform" the same for all.
         tau: Temperature, > 0.
     """
-    sign = {"similar": -1.0, "released": 1.0, "uniform": 0.0}[weighting]
+    sign = SIGN[weighting]
     logits = torch.where(present, sign * distance / tau, -torch.inf)
     return logits.softmax(dim=1)
 
@@ -131,7 +135,8 @@ class NCPLR(ClusterContrast):
         weighting: How neighbours count; see `neighbour_weights`.
         tau: Temperature of the weights, > 0.
         neighbourhood: "graph" for N(i); "self" is the control with N(i) = {i}.
-        max_clusters: Rows of the classifier W: the most clusters that there can be.
+        max_clusters: Rows of the classifier W, the most clusters that there can be. None: one for every four training
+            crops; where the data are not known (in Python), the released code's 3000.
     """
 
     name = "ncplr"
@@ -157,7 +162,7 @@ class NCPLR(ClusterContrast):
         weighting: Weighting = "similar",
         tau: float = 1.0,
         neighbourhood: Literal["graph", "self"] = "graph",
-        max_clusters: int = 3000,
+        max_clusters: int | None = None,
     ) -> None:
         super().__init__(
             network=network,
@@ -175,12 +180,14 @@ class NCPLR(ClusterContrast):
                 raise BadInput(f"{name} is {value}: it must lie in [0, 1]")
         if beta is not None and not beta >= 0:
             raise BadInput(f"beta is {beta}: it must be 0 or more, or left out")
-        if weighting not in ("similar", "released", "uniform"):
+        if weighting not in SIGN:
             raise BadInput(f"weighting is {weighting!r}: use similar, released or uniform")
         if not tau > 0:
             raise BadInput(f"tau is {tau}: it must be above 0")
         if neighbourhood not in ("graph", "self"):
             raise BadInput(f"neighbourhood is {neighbourhood!r}: use graph or self")
+        if max_clusters is None:
+            max_clusters = 3000
         if max_clusters < 2:
             raise BadInput(f"max_clusters is {max_clusters}: it must be at least 2")
         self.rho, self.alpha, self.part_alpha, self.beta = rho, alpha, part_alpha, beta
@@ -235,6 +242,23 @@ class NCPLR(ClusterContrast):
             self.log("with_neighbours", (present.sum(dim=1) > 1).sum() / max(len(index), 1))
             found = [weight @ self.gather(part) for part in predictions]
         return interacting(found) if len(found) > 1 else found
+
+    def refined(self, data: PersonImages) -> Tensor:
+        """y~ of all crops, (N, C), as it stands: from predictions without augmentation, over whole neighbourhoods.
+
+        Rows of outliers are 0. Of the whole crop; `data` are the crops that the last epoch clustered.
+        """
+        features = torch.cat([self.encoder(crops.image)[0].float() for crops in plain_batches(self, data)])
+        p = (features @ self.classifiers[0][: self.clusters].T).softmax(dim=1)
+        size = self.graph_start[1:] - self.graph_start[:-1]
+        row = torch.repeat_interleave(size)
+        weight = torch.exp(SIGN[self.weighting] * self.graph_distance / self.tau)
+        total = torch.zeros(len(size), device=p.device).index_add_(0, row, weight)
+        ensemble = torch.zeros_like(p).index_add_(0, row, (weight / total[row])[:, None] * p[self.graph_index])
+        chosen = self.pseudo_label >= 0
+        refined = torch.zeros_like(p)
+        refined[chosen] = refined_label(self.pseudo_label[chosen], ensemble[chosen], self.alpha)
+        return refined
 
     def batch_graph(self, index: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Distances (B, M) of crops (B,) to those of the whole batch (M,), and which of these are their neighbours.

@@ -10,6 +10,7 @@ msmt17           MSMT17_V1 or V2: list_train.txt, list_val.txt, list_query.txt, 
 veri776          VeRi: image_train/, image_query/, image_test/ with 0001_c001_00016450_0.jpg (vehicles)
 person-folders   a folder for each person with CAMERA_ANGLE.png; or such folders inside train/ and test/ (val/)
 person-split     the same persons, cut by name: two thirds to train on, a third to test on
+unlabelled       crops of unknown persons, in any folders: to train unsupervised methods on, with --validation 0
 
 Where a layout has no queries of its own every crop is searched for among all others. In persons' folders the camera is
 the number that a name begins with (01_3.png), or that follows the person's (0002_c1...). Where names do not tell the
@@ -38,7 +39,8 @@ from mien.reid.data import PersonData
 Part = Literal["train", "test"]
 EMBEDDED = "embedded"
 LAYOUTS = (
-    "auto", "market1501", "dukemtmc-reid", "personx", "msmt17", "veri776", "person-folders", "person-split"
+    "auto", "market1501", "dukemtmc-reid", "personx", "msmt17", "veri776", "person-folders", "person-split",
+    "unlabelled",
 )  # fmt: skip
 EMBEDDED_PEOPLE = (40, 20)
 """Generated pedestrians to train on, and further ones to test on."""
@@ -199,6 +201,20 @@ def _folders(path: Path, part: Part, layout: str) -> PersonData:
     return _gathered(rows, everything, everything, about)
 
 
+def _unlabelled(path: Path, part: Part, layout: str) -> PersonData:
+    """Every crop is a person of its own: nobody knows better."""
+    if part == "test":
+        raise BadInput(f"{path}: no persons are known in data of the kind {layout!r}: test on labelled crops")
+    files = list_images(path)
+    if not files:
+        raise BadInput(f"{path}: no images to train on")
+    crops = [(file, str(file.relative_to(path))) for file in files]
+    numbers = _cameras([(file, "") for file in files])
+    rows = [(*crop, number) for crop, number in zip(crops, numbers or range(len(crops)), strict=True)]
+    everything = np.ones(len(crops), bool)
+    return _gathered(rows, everything, everything, f"{len(crops)} crops of unknown persons in {path.name}")
+
+
 def _cameras(crops: Sequence[tuple[Path, str]]) -> list[int] | None:
     """Cameras by the names of the files, or None where these do not tell: some name none, or no person has two."""
     for pattern in (r"-?\d+_c(\d+)", r"(?:c|cam)?(\d+)[_-]"):
@@ -233,6 +249,7 @@ READERS: dict[str, Callable[[Path, Part, str], PersonData]] = {
     "msmt17": _msmt17,
     "person-folders": _folders,
     "person-split": _split_folders,
+    "unlabelled": _unlabelled,
 }
 
 

@@ -103,6 +103,8 @@ class SAPGD:
         for name in ("K", "warm_steps"):
             if getattr(self, name) < 1:
                 raise BadInput(f"adversary.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.mode not in ("eval", "train"):
+            raise BadInput(f"adversary.mode is {self.mode!r}: use train or eval")
         if self.rho is not None and math.isnan(self.rho):
             raise BadInput("adversary.rho is not a number: give nats, or leave it out")
 

@@ -8,12 +8,14 @@
 With both graphs in one signed matrix S, symmetrised, this is 2 tr(tau^T L tau), L = diag(S 1) - S, tau the flattened
 T_i: B^2 K^2 operations, no B x B x K^2 differences. A kNN graph is directed; without (S + S^T) / 2 the identity fails.
 
-Affinities are constants: no gradient flows through them. B is a batch; nothing here is as large as the data squared.
+Affinities are constants: no gradient flows through them. B is a batch; nothing here is as large as the data squared,
+also where M is wanted of a whole data set (`Manifold.over`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +30,9 @@ Space = Literal["features", "posterior"]
 Search = Literal["batch", "label"]
 Average = Literal["edges", "pairs"]
 Edges = Literal["nearest", "random"]
+
+ROWS = 256
+"""Rows of a graph whose distances to all others are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -93,56 +98,106 @@ class Manifold:
             signed = signed if self.graphs == "both" else signed.clamp_min(0)
         else:
             z = features if self.space == "features" else posterior
-            signed = self._graph(z, label, self.k_intra, agree=True)
-            if self.graphs == "both":
-                signed = signed - self._graph(z, label, self.k_inter, agree=False)
+            intra, inter = neighbour_graphs(z, label, self.k_intra, self.k_inter, self.sigma, self.search)
+            signed = self._signed(intra, inter, size)
         if self.edges == "random":
             order = torch.randperm(size).to(signed.device)
             signed = signed[order][:, order]
         return (signed + signed.T) / 2
 
-    def _graph(self, z: Tensor, label: Tensor, k: int, agree: bool) -> Tensor:
-        size = len(label)
-        edges = size * min(k, max(size - 1, 1)) if self.average == "edges" else size**2
-        return neighbour_affinity(z, label, k, self.sigma, agree=agree, search=self.search) / max(edges, 1)
+    def _signed(self, intra: Tensor, inter: Tensor, size: int) -> Tensor:
+        """Averaged weights of M_I - M_B, or of M_I, from those of S^I and S^B of `size` images."""
+        first, second = (
+            max(size * min(k, max(size - 1, 1)) if self.average == "edges" else size**2, 1)
+            for k in (self.k_intra, self.k_inter)
+        )
+        return intra / first - inter / second if self.graphs == "both" else intra / first
+
+    @torch.no_grad()
+    def over(self, transition: Tensor, features: Tensor, posterior: Tensor, label: Tensor) -> float:
+        """M of a whole data set, edge by edge: memory grows like N (k + K^2), not like N^2. Its time does.
+
+        Args:
+            transition: T(x) of all images, (N, K, K).
+            features: (N, D).
+            posterior: (N, K).
+            label: Noisy labels, (N,).
+
+        Raises:
+            BadInput: The form is "dense", which has N^2 edges.
+        """
+        if self.form == "dense":
+            raise BadInput("manifold.form is 'dense', which has an edge for every pair: use knn for a whole data set")
+        z = features if self.space == "features" else posterior
+        tau = transition.flatten(1)
+        if self.edges == "random":
+            tau = tau[torch.randperm(len(tau)).to(tau.device)]
+        total = 0.0
+        for own, near, intra, inter in neighbour_edges(z, label, self.k_intra, self.k_inter, self.sigma, self.search):
+            square = (tau[own, None] - tau[near]).square().sum(dim=2)
+            total += float((self._signed(intra, inter, len(label)) * square).sum(dtype=torch.float64))
+        return total
 
 
-def neighbour_affinity(
-    z: Tensor, label: Tensor, k: int, sigma: float, *, agree: bool, search: Search = "batch"
-) -> Tensor:
-    """S^I (`agree`) or S^B (not), (B, B), not averaged and not symmetrised; row i holds the neighbours of i.
+def neighbour_edges(
+    z: Tensor, label: Tensor, k_intra: int, k_inter: int, sigma: float, search: Search = "batch"
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """The edges of S^I and S^B, not averaged and not symmetrised, some rows of the graphs at a time.
 
     Args:
-        z: (B, D).
-        label: (B,).
-        k: Neighbours, i itself excluded; where there are fewer, all of them.
+        z: (N, D).
+        label: (N,).
+        k_intra: Neighbours in S^I, the image itself excluded; where there are fewer, all of them.
+        k_inter: The same in S^B.
         sigma: Width.
-        agree: Whether an edge needs equal labels, or different ones.
         search: As in `Manifold`.
+
+    Yields:
+        Rows i (n,), their neighbours j (n, m), S^I_ij and S^B_ij (n, m): 0 where the pair is not in that graph. With
+        search "label" a j may stand twice in a row, once for each graph.
     """
-    size = len(z)
-    square = _squared_distance(z)
-    right = (label[:, None] == label[None, :]) == agree
-    right.fill_diagonal_(False)
-    away = square.masked_fill(torch.eye(size, dtype=torch.bool, device=z.device), math.inf)
-    if search == "label":
-        away = away.masked_fill(~right, math.inf)
-    nearest = away.topk(min(k, max(size - 1, 0)), dim=1, largest=False).indices
-    chosen = torch.zeros_like(right).scatter_(1, nearest, True) & right
-    return (-square / sigma**2).exp() * chosen
+    first, second = (min(k, max(len(z) - 1, 0)) for k in (k_intra, k_inter))
+    for own in torch.arange(len(z), device=z.device).split(ROWS):
+        away = _squared_distance(z[own], z).scatter(1, own[:, None], math.inf)
+        same = label[own, None] == label
+        if search == "batch":
+            square, near = away.topk(max(first, second), dim=1, largest=False)
+            agree, rank = same.gather(1, near), torch.arange(near.shape[1], device=z.device)
+            intra, inter = agree & (rank < first), ~agree & (rank < second)
+        else:
+            found = [
+                away.masked_fill(~right, math.inf).topk(k, dim=1, largest=False)
+                for right, k in ((same, first), (~same, second))
+            ]
+            square, near = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+            intra = (torch.arange(near.shape[1], device=z.device) < first).expand_as(near)
+            inter = ~intra
+        weight = (-square / sigma**2).exp()  # 0 at the infinite distance of those with the wrong labels
+        yield own, near, weight * intra, weight * inter
+
+
+def neighbour_graphs(
+    z: Tensor, label: Tensor, k_intra: int, k_inter: int, sigma: float, search: Search = "batch"
+) -> tuple[Tensor, Tensor]:
+    """S^I and S^B of a batch, (B, B) each; row i holds the neighbours of i. Arguments: `neighbour_edges`."""
+    graphs = z.new_zeros(2, len(z), len(z))
+    for own, near, *weights in neighbour_edges(z, label, k_intra, k_inter, sigma, search):
+        for graph, weight in zip(graphs, weights, strict=True):
+            graph[own] = graph[own].scatter_add(1, near, weight)
+    return graphs[0], graphs[1]
 
 
 def dense_affinity(posterior: Tensor, sigma: float) -> Tensor:
     """The released code's signed weights of all pairs, (B, B), not averaged."""
-    square = _squared_distance(posterior)
+    square = _squared_distance(posterior, posterior)
     predicted = posterior.argmax(dim=1)
     sign = 2.0 * (predicted[:, None] == predicted[None, :]).float() - 1
     return sign * (-square / (2 * sigma**2)).exp()
 
 
-def _squared_distance(z: Tensor) -> Tensor:
-    """||z_i - z_j||^2 of (B, D) by differences; by inner products, small distances would drown in rounding."""
-    return torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """||a_i - b_j||^2 of (n, D) and (m, D), by differences: in inner products small distances drown in rounding."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist") ** 2
 
 
 def manifold_term(transition: Tensor, affinity: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ x, hence M and its gradients are 0, and R alone breaks the tie. An image is clas
 Differences from the paper
     * Both optimisers step on the gradient at the same weights, from one forward pass of the classifier: the second
       Step takes the posteriors that the first one saw.
-    * "Confident" is the highest fifth less; the released code drops the most confident fifth: `Extraction("lowest")`.
+    * Of each batch the least confident fifth is left out; the released code leaves out the most confident one, which is
+      `Extraction("lowest")`.
     * M is the kNN form on noisy labels and features, divided by the number of edges (1 / B^2 would leave nothing of
       it). The released dense form is `Manifold(form="dense")`.
     * The pass that finds D sees images without augmentation, in batches in random order.

@@ -104,6 +104,7 @@ class NoisyLabelClassifier(ImageClassifier):
         answers = (answer for _, answer in predictions(self, plain, batch_size))
         return torch.cat([answer.logits.float().softmax(dim=1).cpu() for answer in answers])
 
+    @torch.no_grad()
     def validate(self, data: Dataset[Any], *, batch_size: int = 64) -> dict[str, float]:
         """How well NOISY labels are foretold, by g = T^T f: true ones are not to be had. Accuracy and mean -log g."""
         right, loss, count = 0, 0.0, 0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mien.answering import Item
-from mien.classification.data import ClassData, Part, read
+from mien.classification.data import ClassData, Part, read, without_copies
 from mien.classification.method import ImageClassifier
 from mien.classification.room import ClassificationRoom
 from mien.engine import Method, Schedule, TrainingData
@@ -55,7 +55,10 @@ class Supervision(ClassificationRoom):
         The noise's seed, where it is None, becomes the run's: a saved model tells how its labels were made.
         """
         model = learner(model)
-        data = read(source, part, options.kind).without(model.leave_out).relabelled(model.classes)
+        data = read(source, part, options.kind)
+        if part == "train":
+            data = without_copies(data, lambda: read(source, "test", options.kind))
+        data = data.without(model.leave_out).relabelled(model.classes)
         if part == "test":
             return with_rows(data, model.noise, model.image_size)
         model.noise = model.noise.seeded(options.seed)
