@@ -138,6 +138,10 @@ def test_evaluation_is_the_plain_computation():
     assert found["primary"] == "accuracy"
     assert found["lower_is_better"] == ["nll"]
     assert 0 < right.mean() < 1, "the case must hold right and wrong answers"
+    assert not any("left out" in note for note in found["notes"])
+    part = ROOM.evaluate(model(), type("Test", (), {"dataset": test})(), None, Using(batch_size=4, max_steps=2))
+    assert part["metrics"]["accuracy"]["value"] == pytest.approx(right[:8].mean())
+    assert part["notes"][-1] == "3 of 11 images were left out"
 
 
 def test_a_class_without_images_has_no_accuracy():

@@ -134,7 +134,7 @@ def test_folders_and_generated_people(tmp_path):
     assert read(str(tmp_path), "train").classes == ("Angry", "Happy")
     train, test = people("train"), people("test")
     assert not set(train.persons) & set(test.persons)
-    assert torch.bincount(train.label).tolist() == [144] * 7
+    assert torch.bincount(train.label).tolist() == [120] * 7
     assert generated("train").hashes()[:5] == train.hashes()[:5]
 
 

@@ -120,6 +120,7 @@ class ClassificationRoom(Room):
         """Accuracy, mean accuracy of the classes, and negative log-likelihood in nats."""
         model = classifier(method)
         logits, label, names = collect(model, test.dataset, using)
+        total = len(test.dataset)  # type: ignore[arg-type]
         values = self.measure(model, test.dataset, logits, label)
         table: dict[str, Interval] = {
             name: mean_interval(column, names, seed=using.seed) for name, column in values.items()
@@ -137,7 +138,10 @@ class ClassificationRoom(Room):
             **self.details(model, label, values),
             "items": items(names, values),
             "pictures": [],
-            "notes": [f"intervals: 95 % bootstrap over {len(set(names))} images; nll in nats"],
+            "notes": [
+                f"intervals: 95 % bootstrap over {len(set(names))} images; nll in nats",
+                *([f"{total - len(names)} of {total} images were left out"] if len(names) < total else []),
+            ],
         }
 
     def predict(self, method: Method, inputs: Sequence[Any], out: Path | None, using: Using) -> Answers:

@@ -45,7 +45,7 @@ def psnr(image: Tensor, truth: Tensor) -> Tensor:
 
 
 def ssim(image: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity of each picture, (B,), Gaussian windows of 11 pixels (torchmetrics).
+    """Structural similarity of each picture, (B,), Gaussian windows of 11 pixels, mirrored borders (torchmetrics).
 
     Raises:
         BadInput: A picture is smaller than the window.

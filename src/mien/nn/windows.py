@@ -85,7 +85,7 @@ class WindowAttention(nn.Module):
     def offset_bias(self, rows: int, columns: int) -> Tensor:
         """B for windows of rows x columns tokens: (heads, tokens, tokens), query first."""
         device = self.tau.device
-        d = [torch.arange(1 - n, n, device=device, dtype=torch.float32) for n in (rows, columns)]
+        d = [torch.arange(1 - n, n, device=device, dtype=self.tau.dtype) for n in (rows, columns)]
         offsets = torch.stack(torch.meshgrid(*d, indexing="ij"), dim=-1)
         table = self.bias(offsets.sign() * offsets.abs().log1p())  # (2 rows - 1, 2 columns - 1, heads)
         y, x = (torch.arange(n, device=device) for n in (rows, columns))

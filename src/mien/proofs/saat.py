@@ -4,6 +4,9 @@
 All variants of a seed see the same images and start from the same weights. SAAT uses larger budgets than the one it
 starts from, and whoever trains with larger budgets falls more slowly; so its baseline is adversarial training at the
 mean budget that SAAT itself used, and adversarial training at the nominal and at the largest budget stand beside it.
+
+rho = 0.74 ln C acts only on images whose loss under attack can be brought below it. A network of 47 k weights cannot do
+that for ten classes of photographs in a minute, so of photographs the first four classes are taken; digits keep theirs.
 """
 
 from __future__ import annotations
@@ -17,26 +20,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mien.classification.data import EMBEDDED, Augmentation, ClassData, LabelledImages, Part, read
+from mien.classification.data import EMBEDDED, Augmentation, ClassData, LabelledImages, read, without_copies
+from mien.classification.room import held_out
 from mien.data.images import resize_tensor
 from mien.engine import Settings, Single, fit
 from mien.engine.seeding import kept_generators, seed_all, stable_seed
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
 from mien.proofs.base import Proof, Seed, Values
-from mien.robustness.baselines import AdversarialTraining, Trades
+from mien.robustness.baselines import AdversarialTraining
 from mien.robustness.classifier import RobustClassifier
 from mien.robustness.room import ALIVE, measure
 from mien.robustness.saat import SAAT, SAPGD, sa_pgd
 from mien.robustness.threat import Threat
 from mien.room import Using
 
-SIZE, BATCH, EPOCHS = 16, 64, 12
-TRAIN, TEST = 1200, 400
+SIZE, BATCH, EPOCHS, CLASSES = 16, 64, 20, 4
+TRAIN, TEST = 1000, 400
 NOMINAL = {True: 0.1, False: 8 / 255}
 """The budget that robustness is asked for at: on digits, which are black and white, and on photographs."""
 LARGEST = 1.75
 """eps_max over the nominal budget, the paper's 14/255 over 8/255."""
+STEPS, STEP = 5, 0.4
+"""Of the attacks in training, the length in budgets. The paper's 10 steps of a quarter take twice the time."""
 
 
 @dataclass
@@ -57,10 +63,27 @@ class Watched(SAAT):
         self.__dict__.setdefault("used", []).append(float(found.budget.mean()))
         return found.image
 
+    @property
+    def mean_budget(self) -> float:
+        """Over all images of all steps."""
+        used: list[float] = self.__dict__["used"]
+        return sum(used) / len(used)
 
-def _read(data: str, part: Part, count: int, seed: int) -> ClassData:
+
+def parts(data: str) -> tuple[ClassData, ClassData]:
+    """All images to train and to test on; of data that lie in one piece, a part that is the same for all seeds."""
+    train, test = read(data, "train"), read(data, "test")
+    if train.names == test.names:
+        train, held = held_out(train, TEST / (TRAIN + TEST), 0)
+        assert held is not None
+        test = held
+    train = without_copies(train, lambda: test)
+    left_out = () if data == EMBEDDED else train.classes[CLASSES:]
+    return train.without(left_out), test.relabelled(train.classes).without(left_out)
+
+
+def _some(whole: ClassData, count: int, seed: int) -> ClassData:
     """`count` images, others for every seed, at `SIZE` pixels."""
-    whole = read(data, part)
     rows = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:count].sort().values.tolist()
     some = whole.subset(rows)
     if not isinstance(some.images, Tensor):
@@ -72,14 +95,15 @@ def _read(data: str, part: Part, count: int, seed: int) -> ClassData:
 def make_data(data: str, seed: int) -> Images:
     """Images to train and to test on."""
     augment: Augmentation = "shift" if data == EMBEDDED else "shift_flip"
-    train, test = (_read(data, part, count, seed) for part, count in (("train", TRAIN), ("test", TEST)))  # type: ignore[arg-type]
-    return Images(LabelledImages(train, SIZE, augment), LabelledImages(test, SIZE), NOMINAL[data == EMBEDDED])
+    train, test = parts(data)
+    samples = LabelledImages(_some(train, TRAIN, seed), SIZE, augment)
+    return Images(samples, LabelledImages(_some(test, TEST, seed), SIZE), NOMINAL[data == EMBEDDED])
 
 
 def about(data: str) -> str:
     """One line on the data."""
-    train, test = read(data, "train"), read(data, "test")
-    what = "scikit-learn's digits" if data == EMBEDDED else Path(data).name
+    train, test = parts(data)
+    what = "scikit-learn's digits" if data == EMBEDDED else f"{Path(data).name} ({', '.join(train.classes)})"
     used, tested = min(TRAIN, len(train)), min(TEST, len(test))
     eps = NOMINAL[data == EMBEDDED]
     return f"{what} at {SIZE} x {SIZE} pixels: {used} images to train, {tested} to test; L-inf, eps {eps:.3g}"
@@ -91,10 +115,10 @@ def _trained(seed: Seed, kind: type[RobustClassifier], **config: Any) -> RobustC
         seed_all(stable_seed(seed.number, "weights"))
         method = kind(
             network=Network("tiny_blocks"),
-            optimizer=Recipe(kind="sgd", lr=0.05, weight_decay=5e-4, schedule="steps"),
+            optimizer=Recipe(kind="adamw", lr=0.01, weight_decay=5e-4, schedule="steps"),
             image_size=SIZE,
             classes=data.train.classes,
-            threat=Threat(data.eps, suite_steps=20, targets=3, queries=150),
+            threat=Threat(data.eps, budgets=8, suite_steps=20, targets=3, queries=150),
             **config,
         )
         settings = Settings(batch_size=BATCH, seed=seed.number, max_steps=seed.max_steps, device=seed.device)
@@ -106,8 +130,8 @@ def _values(seed: Seed, method: RobustClassifier) -> Values:
     test: LabelledImages = seed.data.test
     found = measure(method, test, Using(batch_size=200, device=seed.device, seed=seed.number), suite=True)
     return {
-        "robustness disparity": float(found.values[ALIVE].mean()),
-        "robustness disparity, all budgets": float(found.values["robustness_disparity"].mean()),
+        "robustness disparity": float(found.values["robustness_disparity"].mean()),
+        "robustness disparity, living budgets": float(found.values[ALIVE].mean()),
         "natural accuracy": float(found.right[0].mean()),
         "accuracy under PGD-20": float(found.values["robust_accuracy"].mean()),
         "accuracy under the worst of the suite": float(found.values["suite_accuracy"].mean()),
@@ -115,51 +139,46 @@ def _values(seed: Seed, method: RobustClassifier) -> Values:
 
 
 def _adversary(seed: Seed, **changes: Any) -> SAPGD:
-    """The paper's, its lengths in the proportions of 8/255: steps and increments of a quarter of the nominal budget."""
+    """The paper's, in the proportions of 8/255: from the nominal budget by quarters of it up to 7/4."""
     eps = seed.data.eps
-    return SAPGD(**{"eps_max": LARGEST * eps, "tau": eps / 4, "alpha": eps / 4, "start_eps": eps, **changes})
-
-
-def _saat(**changes: Any) -> Callable[[Seed], Values]:
-    return lambda seed: _values(seed, _trained(seed, SAAT, adversary=_adversary(seed, **changes)))
+    usual = {"eps_max": LARGEST * eps, "tau": eps / 4, "alpha": STEP * eps, "start_eps": eps, "warm_steps": STEPS}
+    return SAPGD(**{**usual, **changes})
 
 
 def _up(seed: Seed) -> Watched:
-    def train() -> RobustClassifier:
-        return _trained(seed, Watched, adversary=_adversary(seed))
-
-    found = seed.once("up", train)
+    found = seed.once("up", lambda: _trained(seed, Watched, adversary=_adversary(seed)))
     assert isinstance(found, Watched)
     return found
 
 
 def _saat_up(seed: Seed) -> Values:
     method = _up(seed)
-    return _values(seed, method) | {"mean budget over the nominal": _mean_budget(method) / seed.data.eps}
+    return _values(seed, method) | {"mean budget over the nominal": method.mean_budget / seed.data.eps}
 
 
-def _mean_budget(method: Watched) -> float:
-    used = method.__dict__["used"]
-    return sum(used) / len(used)
+def _saat_lower(seed: Seed) -> Values:
+    rho = 0.75 * SAPGD().level(len(seed.data.train.classes))
+    return _values(seed, _trained(seed, SAAT, adversary=_adversary(seed, rho=rho)))
+
+
+def _saat_down(seed: Seed) -> Values:
+    rho = 1.5 * math.log(len(seed.data.train.classes)) / math.log(10)
+    how = _adversary(seed, rho=rho, eps_max=seed.data.eps, start_eps=0.0, warm_start=False)
+    return _values(seed, _trained(seed, SAAT, adversary=how))
 
 
 def _fixed(times: float | None) -> Callable[[Seed], Values]:
     """Adversarial training at `times` the nominal budget; None for the mean that SAAT used."""
 
     def run(seed: Seed) -> Values:
-        eps = _mean_budget(_up(seed)) if times is None else times * seed.data.eps
-        method = _trained(seed, AdversarialTraining, eps=eps, attack_step=seed.data.eps / 4)
-        return _values(seed, method)
+        eps = _up(seed).mean_budget if times is None else times * seed.data.eps
+        step = STEP * eps or None  # natural training has no budget and no steps
+        return _values(seed, _trained(seed, AdversarialTraining, eps=eps, attack_steps=STEPS, attack_step=step))
 
     return run
 
 
-def _trades(seed: Seed) -> Values:
-    eps = seed.data.eps
-    return _values(seed, _trained(seed, Trades, eps=eps, attack_step=eps / 4))
-
-
-UP, SAME = "SAAT up", "AT at SAAT's mean budget"
+UP, SAME, NATURAL = "SAAT up", "AT at SAAT's mean budget", "natural training"
 
 PROOF = Proof(
     name="saat",
@@ -169,23 +188,9 @@ PROOF = Proof(
         SAME: _fixed(None),
         "AT": _fixed(1.0),
         "AT at the largest budget": _fixed(LARGEST),
-        "SAAT down": lambda seed: _values(
-            seed,
-            _trained(
-                seed,
-                SAAT,
-                adversary=_adversary(
-                    seed,
-                    rho=1.5 * math.log(len(seed.data.train.classes)) / math.log(10),
-                    eps_max=seed.data.eps,
-                    start_eps=0.0,
-                    warm_start=False,
-                ),
-            ),
-        ),
-        "SAAT up, rho x 0.75": lambda seed: _saat(rho=0.75 * SAPGD().level(len(seed.data.train.classes)))(seed),
-        "TRADES": _trades,
-        "natural training": _fixed(0.0),
+        "SAAT down": _saat_down,
+        "SAAT up, rho x 0.75": _saat_lower,
+        NATURAL: _fixed(0.0),
     },
     primary=UP,
     baseline=SAME,
@@ -198,12 +203,14 @@ PROOF = Proof(
         "SAAT up over AT at the largest budget": (UP, "AT at the largest budget"),
         "SAAT down over AT": ("SAAT down", "AT"),
         "rho over 0.75 rho": (UP, "SAAT up, rho x 0.75"),
-        "SAAT up over TRADES": (UP, "TRADES"),
     },
+    controls={NATURAL: (7.0, 1000.0)},
     notes=(
-        "robustness disparity: mean of (A_0 - A_i) / eps_i over budgets at which something is right; a network that "
-        "is always wrong has 0, so read it beside the accuracies",
+        "robustness disparity: mean of (A_0 - A_i) / eps_i over eight budgets up to twice the nominal one; a network "
+        "that is always wrong has 0, so read it beside the accuracies",
         "the suite: APGD-CE, APGD-T and the square attack, short; the paper's AutoAttack is longer",
-        "robust overfitting, the paper's second claim, needs a network of 1 M weights and 60 epochs: not tested here",
+        "settings were chosen on other seeds and on held-out parts of the training images; attacks in training take 5 "
+        "steps of 0.4 eps, the paper's 10 of 0.25 eps",
+        "not tested: robust overfitting and other widths, which need a network of 1 M weights and 60 epochs",
     ),
 )

@@ -71,14 +71,14 @@ def edge_map(magnitude: Tensor, keep: Tensor) -> Tensor:
     return (magnitude + saturated) * keep
 
 
-def adaptive_edge_loss(fake: Tensor, real: Tensor, *, divide: bool = False) -> Tensor:
+def adaptive_edge_loss(fake: Tensor, real: Tensor) -> Tensor:
     """L_AEP of generated images and the real ones, a scalar; the gradient flows into `fake` only.
+
+    As the paper has it edges are measured on 0 .. 255: one missed strong edge pixel counts 650 before averaging.
 
     Args:
         fake: (B, 3, H, W) in [0, 1]; H and W at least 5.
         real: Shaped alike.
-        divide: Measure edges in [0, 1] in place of 0 .. 255, that is, divide by 255^2. As the paper has it, one missed
-            strong edge pixel counts 650 before averaging.
     """
     with torch.no_grad():
         real_edges, gx, gy = gradients(255 * real, KERNEL, SIGMA)
@@ -88,5 +88,4 @@ def adaptive_edge_loss(fake: Tensor, real: Tensor, *, divide: bool = False) -> T
         wanted = edge_map(real_edges, keep)
     edges, gx, gy = gradients(255 * fake, KERNEL, SIGMA)
     keep_fake = local_maxima(edges.clamp(max=255), gx, gy) & (edges >= low)
-    loss = FACTOR * (edge_map(edges, keep | keep_fake) - wanted).square().mean()
-    return loss / 255**2 if divide else loss
+    return FACTOR * (edge_map(edges, keep | keep_fake) - wanted).square().mean()
