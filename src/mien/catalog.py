@@ -50,6 +50,7 @@ FAMILIES: dict[str, str | None] = {
     "adaptation": "mien.adaptation.room:ROOM",
     "reid": "mien.reid.room:ROOM",
     "restoration": "mien.restoration.room:ROOM",
+    "synthesis": "mien.synthesis.room:ROOM",
 }
 """Family -> the object that serves it, or None while all of its methods are planned."""
 
@@ -58,6 +59,8 @@ PROOFS: dict[str, str] = {
     "acmf": "mien.proofs.acmf:PROOF",
     "ada-cm": "mien.proofs.ada_cm:PROOF",
     "fedforgery": "mien.proofs.fedforgery:PROOF",
+    "cshnet": "mien.proofs.cshnet:PROOF",
+    "cshnet-edges": "mien.proofs.cshnet:EDGES",
     "loda": "mien.proofs.loda:PROOF",
     "mdit": "mien.proofs.mdit:PROOF",
     "nar-former": "mien.proofs.nar_former:PROOF",

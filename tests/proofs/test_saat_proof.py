@@ -74,7 +74,7 @@ def test_the_baseline_trains_with_the_mean_budget_that_saat_used(monkeypatch):
     assert budget > 0.1
     assert isinstance(proof._up(seed), proof.Watched)
     assert len(used) == 2, "trained once for both variants"
-    assert proof.PROOF.variants["AT"](seed)["robustness disparity"] == pytest.approx(0.1)
+    assert proof.PROOF.variants[proof.AT](seed)["robustness disparity"] == pytest.approx(0.1)
     assert proof.PROOF.variants["AT at the largest budget"](seed)["robustness disparity"] == pytest.approx(0.175)
     assert proof.PROOF.variants[proof.NATURAL](seed)["robustness disparity"] == 0.0
 

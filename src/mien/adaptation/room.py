@@ -43,11 +43,11 @@ class Adaptation(ClassificationRoom):
             "image_size": 32,
             "crop": None,
             "augment": "shift_flip",
-            "optimizer": {"lr": 0.01},
+            "optimizer": {"lr": 0.01, "warmup_steps": 10},
             "foundation": 40,
             "alignment": {"epochs": 40},
         }
-        return Preset(config if name == CONTROL else config | {"rank": 4}, {"batch_size": 48}, epochs=5)
+        return Preset(config if name == CONTROL else config | {"rank": 4}, {"batch_size": 48}, epochs=15)
 
     def data_config(self, name: str, source: str, options: DataOptions) -> dict[str, Any]:
         """The names of the classes, in the order in which tasks take them: drawn from the seed."""

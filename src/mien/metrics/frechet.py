@@ -12,6 +12,7 @@ with fewer they are too high, by an amount that depends on the number. The dista
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -112,12 +113,16 @@ def _inception(path: Path) -> Any:
 
     from mien.nn.network import read_state
 
-    if INCEPTION_KEY not in read_state(path, "FID's Inception weights"):
+    state = read_state(path, "FID's Inception weights")
+    if INCEPTION_KEY not in state:
         raise BadInput(f"FID's Inception weights: {path} holds other weights: use the file from {INCEPTION_URL}")
     try:
-        return FrechetInceptionDistance(
-            feature=INCEPTION_FEATURES, normalize=True, feature_extractor_weights_path=str(path)
-        )
+        with TemporaryDirectory() as folder:  # torch-fidelity would unpickle: it gets a copy of what was read safely
+            copy = Path(folder) / "inception.pth"
+            torch.save(state, copy)
+            return FrechetInceptionDistance(
+                feature=INCEPTION_FEATURES, normalize=True, feature_extractor_weights_path=str(copy)
+            )
     except ModuleNotFoundError as error:
         raise BadInput(
             "FID on Inception needs the package torch-fidelity: pip install torch-fidelity, or leave --features out"

@@ -92,7 +92,7 @@ def _features(weights: str) -> nn.Sequential:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
             raise BadInput(
                 f"VGG-19's weights could not be had ({reason}): fetch {known.url} on a machine with a connection and "
-                "name the file in place of 'vgg19', or use 'none'"
+                "name the file in place of 'vgg19', or train without the perceptual loss (weight 0, preset small)"
             ) from error
     with torch.device("meta"):  # the classifier's 120 million weights are not needed
         features = vgg19().features

@@ -31,12 +31,12 @@ from mien.synthesis.readers import EMBEDDED, read
 from mien.synthesis.scoring import score
 from mien.synthesis.translator import Translator, Weights
 
-STEPS, BATCH = 300, 8
+STEPS, BATCH = 250, 8
 SCENES, TEST_SCENES = 1200, 150
 TEST_SHARE = 1 / 6
 SHIFT = 3
 EDGE_WEIGHT = 0.003
-RECIPE = Recipe(kind="adam", lr=1e-3, betas=(0.5, 0.999), weight_decay=0.0, schedule="linear")
+RECIPE = Recipe(kind="adam", lr=3e-3, betas=(0.5, 0.999), weight_decay=0.0, schedule="linear")
 HYBRID = Architecture(width=6, downs=3, window=4, heads=4, drop_path=0.0, guide="none", pool_former=False)
 GUIDED = replace(HYBRID, guide="a_b")
 METRIC = "L1 over that of the median picture"
@@ -144,7 +144,7 @@ _FIGURES = {"L1": "l1", "SSIM": "ssim", "edge F1": "edge_f1"}
 
 
 def _common(edge: float) -> dict[str, Any]:
-    weights = Weights(gan=0.0, feature=0.0, perceptual=0.0, edge=edge, l1=1.0)
+    weights = Weights(edge=edge, l1=1.0)
     return {"weights": weights, "optimizer": RECIPE, "image_size": SIZE}
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """SAAT's experiment: does a budget that follows the loss beat one budget for all?
 
-All variants of a seed see the same images and start from the same weights. SAAT uses larger budgets than the one it
-starts from, and whoever trains with larger budgets falls more slowly; so its baseline is adversarial training at the
-mean budget that SAAT itself used, and adversarial training at the nominal and at the largest budget stand beside it.
+All variants of a seed see the same images and start from the same weights. The claim is the paper's, against its own
+baseline: adversarial training at the budget that SAAT starts from. But SAAT uses larger budgets than that, and whoever
+trains with larger budgets falls more slowly. So the first further row is the one to read: adversarial training at the
+mean budget that SAAT itself used. Where SAAT does not beat that, it is the size of the budgets that counts.
 
 rho = 0.74 ln C acts only on images whose loss under attack can be brought below it. A network of 47 k weights cannot do
 that for ten classes of photographs in a minute, so of photographs the first four classes are taken; digits keep theirs.
@@ -172,42 +173,44 @@ def _fixed(times: float | None) -> Callable[[Seed], Values]:
 
     def run(seed: Seed) -> Values:
         eps = _up(seed).mean_budget if times is None else times * seed.data.eps
-        step = STEP * eps or None  # natural training has no budget and no steps
-        return _values(seed, _trained(seed, AdversarialTraining, eps=eps, attack_steps=STEPS, attack_step=step))
+        steps, step = (STEPS, STEP * eps) if eps else (1, None)  # natural training: any step is projected back
+        return _values(seed, _trained(seed, AdversarialTraining, eps=eps, attack_steps=steps, attack_step=step))
 
     return run
 
 
-UP, SAME, NATURAL = "SAAT up", "AT at SAAT's mean budget", "natural training"
+UP, AT, SAME, NATURAL = "SAAT up", "AT", "AT at SAAT's mean budget", "natural training"
 
 PROOF = Proof(
     name="saat",
-    claim="Budgets that follow the loss give a lower robustness disparity than one budget of the same mean.",
+    claim="SAAT gives a lower robustness disparity than adversarial training at the budget that it starts from.",
     variants={
         UP: _saat_up,
+        AT: _fixed(1.0),
         SAME: _fixed(None),
-        "AT": _fixed(1.0),
         "AT at the largest budget": _fixed(LARGEST),
         "SAAT down": _saat_down,
         "SAAT up, rho x 0.75": _saat_lower,
         NATURAL: _fixed(0.0),
     },
     primary=UP,
-    baseline=SAME,
+    baseline=AT,
     metric="robustness disparity",
     higher_is_better=False,
     data=make_data,
     about=about,
     ablations={
-        "SAAT up over AT": (UP, "AT"),
+        "SAAT up over AT at the same mean budget": (UP, SAME),
         "SAAT up over AT at the largest budget": (UP, "AT at the largest budget"),
-        "SAAT down over AT": ("SAAT down", "AT"),
+        "SAAT down over AT": ("SAAT down", AT),
         "rho over 0.75 rho": (UP, "SAAT up, rho x 0.75"),
     },
     controls={NATURAL: (7.0, 1000.0)},
     notes=(
         "robustness disparity: mean of (A_0 - A_i) / eps_i over eight budgets up to twice the nominal one; a network "
         "that is always wrong has 0, so read it beside the accuracies",
+        "SAAT up over AT at the same mean budget: whether it counts that budgets follow the loss, or only how large "
+        "they are; adversarial training at larger budgets lowers the disparity, too",
         "the suite: APGD-CE, APGD-T and the square attack, short; the paper's AutoAttack is longer",
         "settings were chosen on other seeds and on held-out parts of the training images; attacks in training take 5 "
         "steps of 0.4 eps, the paper's 10 of 0.25 eps",

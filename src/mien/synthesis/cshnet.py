@@ -62,7 +62,7 @@ class CSHNet(Translator):
         self,
         *,
         architecture: Architecture = Architecture(),
-        weights: Weights = Weights(),
+        weights: Weights = Weights(gan=1.0, feature=10.0, perceptual=10.0, edge=1.0),
         discriminator: PatchGAN = PatchGAN(),
         pool: int = 0,
         vgg: str = "vgg19",

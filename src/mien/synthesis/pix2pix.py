@@ -114,7 +114,7 @@ class Pix2Pix(Translator):
         self,
         *,
         unet: UNetSize = UNetSize(),
-        weights: Weights = Weights(feature=0.0, perceptual=0.0, edge=0.0, l1=100.0),
+        weights: Weights = Weights(gan=1.0, l1=100.0),
         discriminator: PatchGAN = PatchGAN(scales=1),
         pool: int = 0,
         vgg: str = "vgg19",

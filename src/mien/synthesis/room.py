@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from mien import catalog
 from mien.answering import Item, batches_of, items_of, load_ahead, load_image
 from mien.data.folders import fingerprints
 from mien.data.images import resize_tensor, save_png
 from mien.data.splits import split_by_group
 from mien.engine import Fixed, Method, TrainingData
 from mien.errors import BadInput, unknown_name
+from mien.job import merged
 from mien.room import Answers, DataOptions, Preset, PresetName, Room, Row, TestData, Using
 from mien.synthesis import scoring
 from mien.synthesis.data import Pair, Pairs
@@ -29,12 +33,29 @@ MOST_PIXELS = 1 << 20
 """Of a picture in mode "whole": attention over all positions grows with the square of their number."""
 LIMITS = ("what the input does not show is guessed: a face made from a sketch is nobody's photograph",)
 
-SMALL = {
+SMALL: dict[str, Any] = {
+    "weights": {"gan": 0.2, "perceptual": 0.0, "l1": 10.0},
     "discriminator": {"scales": 2, "width": 16, "layers": 2},
     "optimizer": {"lr": 1e-3},
     "image_size": 64,
     "shift": 4,
 }
+SMALL_OF: dict[str, dict[str, Any]] = {
+    "cshnet": {
+        "architecture": {"width": 16, "downs": 2, "window": 8, "heads": 4},
+        "weights": {"feature": 2.0, "edge": 0.01},
+    },
+    "pix2pix": {"unet": {"width": 24, "downs": 4, "dropout": 0.0}},
+}
+
+
+def _named_defaults(name: str) -> dict[str, Any]:
+    """The dataclasses among a method's defaults, field by field, so that who changes one field keeps the others."""
+    parameters = inspect.signature(catalog.resolve(name).__init__).parameters
+    defaults = {key: parameter.default for key, parameter in parameters.items()}
+    return {
+        key: asdict(value) for key, value in defaults.items() if is_dataclass(value) and not isinstance(value, type)
+    }
 
 
 class OpenedPairs(Fixed):
@@ -58,15 +79,10 @@ class Synthesis(Room):
 
     def preset(self, name: str, preset: PresetName) -> Preset:
         """The paper's; or a generator of a million weights for pictures of 64 pixels, for a laptop."""
+        paper = _named_defaults(name)
         if preset == "paper":
-            return Preset(settings={"batch_size": 1}, epochs=200)
-        if name == "cshnet":
-            size: dict[str, Any] = {"architecture": {"width": 16, "downs": 2, "window": 8, "heads": 4}}
-            weights = {"gan": 0.2, "feature": 2.0, "perceptual": 0.0, "edge": 0.01, "l1": 10.0}
-        else:
-            size = {"unet": {"width": 24, "downs": 4, "dropout": 0.0}}
-            weights = {"gan": 0.2, "l1": 10.0}
-        return Preset({**SMALL, **size, "weights": weights}, {"batch_size": 8}, epochs=30)
+            return Preset(paper, {"batch_size": 1}, epochs=200)
+        return Preset(merged(merged(paper, SMALL), SMALL_OF.get(name, {})), {"batch_size": 8}, epochs=30)
 
     # --- data -------------------------------------------------------------------------------------------------
     def data_config(self, name: str, source: str, options: DataOptions) -> dict[str, Any]:
@@ -87,7 +103,8 @@ class Synthesis(Room):
         if options.validation and len(set(groups)) > 1:
             rows, rest = split_by_group(groups, (1 - options.validation, options.validation), seed=options.seed)
             pairs, held = [found.pairs[i] for i in rows], [found.pairs[i] for i in rest]
-        train = Pairs(pairs, model.image_size, flip=model.flip, shift=model.shift)
+        moved = source != EMBEDDED  # of generated scenes there are enough, and a texture that is moved is another one
+        train = Pairs(pairs, model.image_size, flip=model.flip and moved, shift=model.shift if moved else 0)
         manifest = _manifest(source, "train", found)
         return OpenedPairs(train, Pairs(held, model.image_size) if held else None, manifest)
 

@@ -36,7 +36,7 @@ SMALLEST = 16
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the generator's losses; 0 leaves a loss out.
+    """Weights of the generator's losses; 0 leaves a loss out. What is not named is 0.
 
     Args:
         gan: Least-squares GAN loss.
@@ -47,10 +47,10 @@ class Weights:
         l1: Mean absolute difference of pictures in [-1, 1].
     """
 
-    gan: float = 1.0
-    feature: float = 10.0
-    perceptual: float = 10.0
-    edge: float = 1.0
+    gan: float = 0.0
+    feature: float = 0.0
+    perceptual: float = 0.0
+    edge: float = 0.0
     l1: float = 0.0
 
     def __post_init__(self) -> None:
