@@ -54,7 +54,7 @@ from mien.engine.method import Losses
 from mien.engine.seeding import stable_seed
 from mien.errors import BadInput
 from mien.forensics.data import Faces, Verdict
-from mien.forensics.detector import Detector, ScoreForm, cross_entropy, forged_score
+from mien.forensics.detector import NetworkDetector, ScoreForm, cross_entropy, forged_score
 from mien.nn.frequency import HighPass, high_part, scaled_half_box
 from mien.nn.gradcam import gradcam
 from mien.nn.network import Network
@@ -141,7 +141,7 @@ class Adaptation:
     mask: Tensor
 
 
-class ACMF(Detector):
+class ACMF(NetworkDetector):
     """ACMF: masked frequency training, attention consistency at test time.
 
     Args:
@@ -157,6 +157,7 @@ class ACMF(Detector):
     """
 
     name = "acmf"
+    modes = ("plain", "fac")
     source: Dataset[Any] | None
     _moments: dict[str, object] | None
     _fixed_map: Tensor | None

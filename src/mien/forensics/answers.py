@@ -7,10 +7,11 @@ video.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,10 +20,14 @@ from torch import Tensor
 from mien.answering import Item, batches_of, folders_of, items_of, load_ahead, load_image
 from mien.data.batch import collate, move
 from mien.data.images import save_png
-from mien.engine import Method
 from mien.errors import BadInput
 from mien.forensics.data import Faces, Verdict, load_face
 from mien.room import Answers, Row, Using
+
+if TYPE_CHECKING:
+    from mien.forensics.detector import Detector
+
+Pooling = Literal["log_odds", "mean"]
 
 LIMITS = (
     "a score is a model's opinion about an image, not evidence about a person or an event",
@@ -30,7 +35,7 @@ LIMITS = (
 )
 
 
-def answer(method: Method, inputs: Sequence[Any], out: Path | None, using: Using) -> Answers:
+def answer(method: Detector, inputs: Sequence[Any], out: Path | None, using: Using) -> Answers:
     """See `mien.room.Room.predict`. `method` is set up for the mode already."""
     items = items_of(inputs)
     cut = folders_of if method.predicts_by_group else batches_of
@@ -41,24 +46,25 @@ def answer(method: Method, inputs: Sequence[Any], out: Path | None, using: Using
     return Answers(total, _rows(method, batches, out if using.pictures else None, using), (*LIMITS, *left_out))
 
 
-def _rows(method: Method, batches: list[list[Item]], out: Path | None, using: Using) -> Iterator[Row]:
-    size: int = method.image_size  # type: ignore[assignment]
-    folder = _Folder()
+def _rows(method: Detector, batches: list[list[Item]], out: Path | None, using: Using) -> Iterator[Row]:
+    size = method.image_size
+    folder = _Folder(method.pooling)
     number = 0
     for batch in load_ahead(batches, partial(_load, size=size, crop=using.crop)):
         scored = iter(_score(method, [image for _, image in batch if isinstance(image, Tensor)], using.device))
         for item, image in batch:
             if item.unit != folder.name:
                 yield from folder.close()
-                folder = _Folder(item.unit)
+                folder = _Folder(method.pooling, item.unit)
             if isinstance(image, str):
                 yield Row(item.name, error=image)
                 continue
-            score, evidence = next(scored)
-            folder.scores.append(score)
-            picture = _picture(out, item, number, image, evidence)
+            answer = next(scored)
+            folder.scores.append(answer.score)
+            folder.columns = tuple(answer.columns)
+            picture = _picture(out, item, number, image, answer)
             number += 1
-            yield Row(item.name, _values(score, 1, picture))
+            yield Row(item.name, _values(answer.score, 1, picture, answer.columns))
     yield from folder.close()
 
 
@@ -74,46 +80,68 @@ def _load(source: Any, size: int, crop: str) -> Tensor:
 class _Folder:
     """The scores of a folder's images."""
 
-    def __init__(self, name: str = "") -> None:
-        self.name = name
+    def __init__(self, pooling: Pooling, name: str = "") -> None:
+        self.pooling, self.name = pooling, name
         self.scores: list[float] = []
+        self.columns: Sequence[str] = ()
 
     def close(self) -> Iterator[Row]:
         """The folder's own row, if it is one."""
         if self.name and self.scores:
-            yield Row(self.name, _values(video_score(np.array(self.scores)), len(self.scores), None))
+            score = video_score(np.array(self.scores), self.pooling)
+            yield Row(self.name, _values(score, len(self.scores), None, dict.fromkeys(self.columns)))
         elif self.name:
             yield Row(self.name, error="none of its images could be scored")
 
 
-def video_score(scores: np.ndarray) -> float:
-    """One score for the frames of a video: the mean of their log odds. (n,) in [0, 1] -> a number in [0, 1]."""
+def video_score(scores: np.ndarray, pooling: Pooling = "log_odds") -> float:
+    """One score for the frames or clips of a video: (n,) in [0, 1] -> a number in [0, 1].
+
+    "log_odds" is the mean of their log odds, "mean" the mean of the scores themselves.
+    """
+    if pooling == "mean":
+        return float(scores.mean())
     odds = np.clip(scores.astype(np.float64), 1e-7, 1 - 1e-7)
     return float(1 / (1 + np.exp(-np.mean(np.log(odds / (1 - odds))))))
 
 
-def _values(score: float, frames: int, picture: str | None) -> dict[str, Any]:
+def _values(score: float, frames: int, picture: str | None, columns: Mapping[str, Any]) -> dict[str, Any]:
     opinion = "forged" if score >= 0.5 else "real"
-    return {"score": round(score, 6), "verdict": opinion, "frames": frames, "evidence": picture}
+    return {"score": round(score, 6), "verdict": opinion, **columns, "frames": frames, "evidence": picture}
 
 
-def _score(method: Method, images: list[Tensor], device: str) -> list[tuple[float, Tensor | None]]:
+@dataclass(frozen=True)
+class _Answer:
+    """What a `Verdict` says about one input."""
+
+    score: float
+    evidence: Tensor | None
+    picture: Tensor | None
+    columns: dict[str, Any]
+
+
+def _score(method: Detector, images: list[Tensor], device: str) -> list[_Answer]:
     if not images:
         return []
     batch: Any = move(collate([Faces(image, -1) for image in images]), device)
     with torch.no_grad():
         verdict: Verdict = method.predict(batch)
+    maps, pictures = (
+        [None] * len(images) if x is None else list(x.float().cpu()) for x in (verdict.evidence, verdict.picture)
+    )
+    columns = [{name: values[i] for name, values in verdict.columns.items()} for i in range(len(images))]
     scores = verdict.score.float().cpu().tolist()
-    maps = [None] * len(scores) if verdict.evidence is None else list(verdict.evidence.float().cpu())
-    return list(zip(scores, maps, strict=True))
+    return [_Answer(*parts) for parts in zip(scores, maps, pictures, columns, strict=True)]
 
 
-def _picture(out: Path | None, item: Item, number: int, image: Tensor, evidence: Tensor | None) -> str | None:
-    if out is None or evidence is None:
+def _picture(out: Path | None, item: Item, number: int, image: Tensor, answer: _Answer) -> str | None:
+    """Write the input, where its score comes from, and what else the method shows, side by side."""
+    if out is None or (answer.evidence is None and answer.picture is None):
         return None
     stem = Path(item.name).stem.replace(" ", "-") or "image"
     name = f"evidence-{number:05d}-{stem}.png"
-    save_png(out / name, torch.cat([image, overlay(image, evidence)], dim=2))
+    shown = [image] if answer.evidence is None else [image, overlay(image, answer.evidence)]
+    save_png(out / name, torch.cat(shown if answer.picture is None else [*shown, answer.picture], dim=2))
     return name
 
 

@@ -8,8 +8,8 @@ and its unit (the video that gets one score).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -53,10 +53,14 @@ class Verdict:
     Args:
         score: Probability of forged, (B,) in [0, 1].
         evidence: Where the score comes from, (B, 1, H, W) in [0, 1], or None.
+        picture: What else is shown beside each input, (B, 3, H, W) in [0, 1], or None.
+        columns: What else is said about each input: name of a column -> B plain values.
     """
 
     score: Tensor
     evidence: Tensor | None = None
+    picture: Tensor | None = None
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 class FaceRecords(Dataset[Faces]):

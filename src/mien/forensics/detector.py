@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,7 +13,9 @@ from torch.utils.data import Dataset
 from mien.engine import Method, Phase
 from mien.engine.method import Losses, Optimizers
 from mien.errors import BadInput
+from mien.forensics.answers import Pooling
 from mien.forensics.data import Faces, Verdict
+from mien.metrics.intervals import Interval
 from mien.nn.gradcam import gradcam
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
@@ -47,6 +50,61 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 class Detector(Method):
+    """What scores faces. Its `predict` takes a batch of `Faces` and gives a `Verdict`; all else is the room's.
+
+    Args:
+        image_size: Height and width in pixels of the images that it is given.
+    """
+
+    scope = (
+        "Scores how likely a face image is forged, in the opinion of a model trained on particular forgeries. "
+        "Forgeries, cameras or compression unlike the training data may be scored at random. A score is not evidence "
+        "about a person or an event."
+    )
+
+    frames: int = 0
+    """Frames of the clips that it is given: images are then (B, frames, 3, H, W). 0: single images, (B, 3, H, W)."""
+
+    sees: ClassVar[Literal["faces", "clips", "edits"]] = "faces"
+    """Which data it is trained and tested on: images, clips, or faces edited step by step."""
+
+    modes: ClassVar[tuple[str, ...]] = ("plain",)
+    """Ways of answering that a user may name; `mode` is set to the one that was named."""
+
+    pooling: Pooling = "log_odds"
+    """How the scores of a video's frames or clips become one; see `mien.forensics.answers.video_score`."""
+
+    def __init__(self, *, image_size: int) -> None:
+        super().__init__()
+        if image_size < 8:
+            raise BadInput(f"image_size is {image_size}: it must be at least 8 pixels")
+        self.image_size = image_size
+        self.evidence = False
+        """Whether `predict` also shows where a score comes from; whoever shows pictures switches it on."""
+
+    def further_figures(self, data: Dataset[Any], *, batch_size: int = 64, seed: int = 0) -> Mapping[str, Interval]:
+        """Figures of this method alone, beside those that all detectors have; by default none."""
+        return {}
+
+    def use_source(self, source: Dataset[Any] | None) -> None:
+        """Labelled data for ways of answering that adapt at test time; other detectors have no use for them."""
+
+    def validate(self, data: Dataset[Any], *, batch_size: int = 64) -> dict[str, float]:
+        """AUC, average precision, equal error rate and accuracy of frames, and of videos where there are any."""
+        from mien.forensics.scoring import METRICS, score
+        from mien.metrics.binary import METRICS as BINARY
+
+        frames = score(self, data, batch_size=batch_size)
+        if len(set(frames.label.tolist())) < 2:
+            raise BadInput("the validation data hold one class only: give real and forged images, or no validation")
+        result = {name: float(BINARY[name].value(frames.label, frames.score)) for name in METRICS}
+        if frames.has_videos:
+            videos = frames.videos(self.pooling)
+            result |= {f"video_{name}": float(BINARY[name].value(videos.label, videos.score)) for name in METRICS}
+        return result
+
+
+class NetworkDetector(Detector):
     """A network with two outputs (real, forged) that scores face images.
 
     Args:
@@ -56,22 +114,12 @@ class Detector(Method):
         score: How two logits become one score.
     """
 
-    scope = (
-        "Scores how likely a face image is forged, in the opinion of a model trained on particular forgeries. "
-        "Forgeries, cameras or compression unlike the training data may be scored at random. A score is not evidence "
-        "about a person or an event."
-    )
-
     def __init__(self, *, network: Network, optimizer: Recipe, image_size: int, score: ScoreForm) -> None:
-        super().__init__()
+        super().__init__(image_size=image_size)
         if score not in ("two_sigmoid", "softmax"):
             raise BadInput(f"score is {score!r}: use two_sigmoid or softmax")
-        if image_size < 8:
-            raise BadInput(f"image_size is {image_size}: it must be at least 8 pixels")
-        self.network, self.optimizer, self.image_size, self.score = network, optimizer, image_size, score
+        self.network, self.optimizer, self.score = network, optimizer, score
         self.classifier = network.build(2, image_size)
-        self.evidence = False
-        """Whether `predict` also makes Grad-CAM maps; whoever shows pictures switches it on."""
 
     def optimizers(self, phase: Phase) -> Optimizers:
         """One optimiser over the classifier."""
@@ -88,23 +136,6 @@ class Detector(Method):
             return Verdict(forged_score(self.classifier(batch.image).float(), self.score))
         maps, logits = gradcam(self.classifier, self.classifier.cam_layer, batch.image)
         return Verdict(forged_score(logits.float(), self.score), maps[:, None])
-
-    def use_source(self, source: Dataset[Any] | None) -> None:
-        """Labelled data for ways of answering that adapt at test time; other detectors have no use for them."""
-
-    def validate(self, data: Dataset[Any], *, batch_size: int = 64) -> dict[str, float]:
-        """AUC, average precision, equal error rate and accuracy of frames, and of videos where there are any."""
-        from mien.forensics.scoring import METRICS, score
-        from mien.metrics.binary import METRICS as BINARY
-
-        frames = score(self, data, batch_size=batch_size)
-        if len(set(frames.label.tolist())) < 2:
-            raise BadInput("the validation data hold one class only: give real and forged images, or no validation")
-        result = {name: float(BINARY[name].value(frames.label, frames.score)) for name in METRICS}
-        if frames.has_videos:
-            videos = frames.videos()
-            result |= {f"video_{name}": float(BINARY[name].value(videos.label, videos.score)) for name in METRICS}
-        return result
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments. Weights to start from are left out: what is saved has its own."""

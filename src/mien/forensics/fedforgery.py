@@ -50,7 +50,7 @@ from mien.engine.method import Losses, Optimizers
 from mien.errors import BadInput
 from mien.federated.plan import Federated
 from mien.forensics.data import Faces, Verdict
-from mien.forensics.detector import Detector, ScoreForm, cross_entropy, forged_score
+from mien.forensics.detector import NetworkDetector, ScoreForm, cross_entropy, forged_score
 from mien.forensics.residual import Explained, GaussianAutoencoder, VQAutoencoder, local_mean, mean_square
 from mien.nn.gradcam import gradcam
 from mien.nn.network import Network
@@ -65,7 +65,7 @@ CURRICULUM = (10.0, 5.0, 1.0)
 """Factors of the reconstruction in the three thirds of training."""
 
 
-class FedForgery(Detector):
+class FedForgery(NetworkDetector):
     """FedForgery: a detector of residuals, trained by federated averaging.
 
     Args:

@@ -9,12 +9,12 @@ Example:
 
 from __future__ import annotations
 
-from mien.forensics.detector import Detector, ScoreForm
+from mien.forensics.detector import NetworkDetector, ScoreForm
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
 
 
-class PlainDetector(Detector):
+class PlainDetector(NetworkDetector):
     """Plain detector, trained with cross-entropy on images as they are.
 
     Args:

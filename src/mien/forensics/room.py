@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from mien.errors import BadInput
 from mien.forensics.answers import answer
 from mien.forensics.clients import clients_in, open_client_test, open_clients, plan_of
 from mien.forensics.detector import Detector
-from mien.forensics.opening import LAYOUTS, open_test, open_training
+from mien.forensics.opening import LAYOUTS, OpenedData, open_test, open_training
 from mien.forensics.scoring import by_client, by_kind, figures, score
 from mien.metrics.intervals import Interval, interval_json
 from mien.room import Answers, DataOptions, Demo, Preset, PresetName, Room, Row, TestData, Using
@@ -46,13 +46,15 @@ class Forensics(Room):
         """See `mien.forensics.opening`, and `mien.forensics.clients` for federated methods."""
         if (plan := plan_of(method)) is not None:
             return open_clients(source, _detector(method).image_size, options, plan)
-        return open_training(source, _detector(method).image_size, options)
+        detector = _detector(method)
+        return OPENERS[detector.sees][0](source, detector, options)
 
     def open_test(self, source: str, method: Method, options: DataOptions) -> TestData:
         """See `mien.forensics.opening`, and `mien.forensics.clients` for federated methods."""
         if (plan := plan_of(method)) is not None:
             return open_client_test(source, _detector(method).image_size, options, plan)
-        return open_test(source, _detector(method).image_size, options)
+        detector = _detector(method)
+        return OPENERS[detector.sees][1](source, detector, options)
 
     def evaluate(self, method: Method, test: TestData, out: Path | None, using: Using) -> dict[str, Any]:
         """Frame and video figures, AUC per kind of forgery, and the curves."""
@@ -64,9 +66,11 @@ class Forensics(Room):
                 workers=using.workers,
                 max_batches=using.max_steps,
             )
-        table = figures(scored, using.seed)
-        clients = by_client(scored, getattr(test.dataset, "clients", ()), using.seed)
-        units = scored.videos() if scored.has_videos else scored
+            further = detector.further_figures(test.dataset, batch_size=using.batch_size, seed=using.seed)
+        pooling = detector.pooling
+        table = figures(scored, using.seed, pooling) | dict(further)
+        clients = by_client(scored, getattr(test.dataset, "clients", ()), using.seed, pooling)
+        units = scored.videos(pooling) if scored.has_videos else scored
         pictures: list[str] = []
         if out is not None and using.pictures:
             from mien.report.evaluation import write_pictures
@@ -82,7 +86,7 @@ class Forensics(Room):
             "pictures": pictures,
             "notes": [
                 f"intervals: 95 % bootstrap over {len(set(scored.group))} persons or videos; accuracy at score 0.5",
-                "a unit of several images is scored by the mean log odds of its frames",
+                f"a unit of several images is scored by the mean {POOLED[pooling]} of its frames or clips",
             ],
         }
 
@@ -122,10 +126,9 @@ def _answering(method: Method, using: Using, evidence: bool = False) -> Iterator
     """The method in the mode and with the source that `using` names; both come back as they were."""
     detector = _detector(method)
     before = {name: detector.__dict__.get(name) for name in ("mode", "evidence", "source")}
-    modes = ("plain", "fac") if hasattr(detector, "mode") else ("plain",)
-    if using.mode is not None and using.mode not in modes:
-        raise BadInput(f"mode is {using.mode!r}: {detector.name} knows {' and '.join(modes)}")
-    if using.mode is not None and hasattr(detector, "mode"):
+    if using.mode is not None and using.mode not in detector.modes:
+        raise BadInput(f"mode is {using.mode!r}: {detector.name} knows {' and '.join(detector.modes)}")
+    if using.mode is not None and len(detector.modes) > 1:
         detector.__dict__["mode"] = using.mode
     detector.evidence = evidence
     if using.source is not None:
@@ -142,6 +145,19 @@ def _answering(method: Method, using: Using, evidence: bool = False) -> Iterator
         if using.source is not None:
             detector.use_source(before["source"])
 
+
+def _faces(source: str, detector: Detector, options: DataOptions) -> OpenedData:
+    return open_training(source, detector.image_size, options)
+
+
+def _test_faces(source: str, detector: Detector, options: DataOptions) -> TestData:
+    return open_test(source, detector.image_size, options)
+
+
+OPENERS: dict[str, tuple[Callable[..., TrainingData], Callable[..., TestData]]] = {"faces": (_faces, _test_faces)}
+"""`Detector.sees` -> who opens training data for it, and who test data: (source, detector, options)."""
+
+POOLED = {"log_odds": "log odds", "mean": "score"}
 
 PRESETS: dict[str, dict[str, Preset]] = {
     "fedforgery": {

@@ -11,7 +11,7 @@ import numpy as np
 
 from mien.engine import Method, predictions
 from mien.errors import BadInput
-from mien.forensics.answers import video_score
+from mien.forensics.answers import Pooling, video_score
 from mien.forensics.data import Faces, Verdict
 from mien.metrics.binary import OneClass, members
 from mien.metrics.intervals import Interval, metric_interval
@@ -39,14 +39,14 @@ class Scored:
     name: list[str]
     unit: list[str] = field(default_factory=list)
 
-    def videos(self) -> Scored:
-        """One entry per unit, its score the mean log odds of its frames, in order of first appearance."""
+    def videos(self, pooling: Pooling = "log_odds") -> Scored:
+        """One entry per unit, its score that of its frames or clips together, in order of first appearance."""
         rows: dict[str, list[int]] = {}
         for i, unit in enumerate(self.unit):
             rows.setdefault(unit, []).append(i)
         first = [members[0] for members in rows.values()]
         return Scored(
-            np.array([video_score(self.score[members]) for members in rows.values()]),
+            np.array([video_score(self.score[members], pooling) for members in rows.values()]),
             self.label[first],
             [self.group[i] for i in first],
             [self.kind[i] for i in first],
@@ -90,11 +90,11 @@ def _collect(parts: dict[str, list[Any]], batch: Faces, verdict: Verdict) -> Non
     assert len(batch.group) == count
 
 
-def figures(scored: Scored, seed: int = 0) -> dict[str, Interval]:
+def figures(scored: Scored, seed: int = 0, pooling: Pooling = "log_odds") -> dict[str, Interval]:
     """Every metric with its interval. Frame metrics always, `video_` ones where there are videos."""
     table = {name: _interval(name, scored, seed) for name in METRICS}
     if scored.has_videos:
-        videos = scored.videos()
+        videos = scored.videos(pooling)
         table |= {f"video_{name}": _interval(name, videos, seed) for name in METRICS}
     return table
 
@@ -109,20 +109,24 @@ def by_kind(scored: Scored, seed: int = 0) -> dict[str, Interval]:
     return table
 
 
-def by_client(scored: Scored, clients: Sequence[str], seed: int = 0) -> dict[str, dict[str, Interval]]:
+def by_client(
+    scored: Scored, clients: Sequence[str], seed: int = 0, pooling: Pooling = "log_odds"
+) -> dict[str, dict[str, Interval]]:
     """The figures of every client's own samples; {} where samples belong to no client.
 
     Args:
         scored: Frames in the order of the data set, maybe not all of them.
         clients: Client of every sample of the data set.
         seed: Of the intervals.
+        pooling: How a video is scored.
     """
     names = list(clients)[: len(scored.label)]
     table = {}
     for client in dict.fromkeys(names):
         rows = np.flatnonzero(np.array(names) == client)
         if len(set(scored.label[rows].tolist())) == 2:
-            table[client] = figures(Scored(scored.score[rows], scored.label[rows], *_picked(scored, rows)), seed)
+            part = Scored(scored.score[rows], scored.label[rows], *_picked(scored, rows))
+            table[client] = figures(part, seed, pooling)
     return table
 
 
