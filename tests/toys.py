@@ -155,6 +155,7 @@ class Growing(Method):
 
     def begin_phase(self, phase, data):
         self.mean += data.x.mean(0)
+        self.session.log("mean", self.mean.mean())
         nn.init.normal_(self.heads[-1].weight)
 
     def losses(self, batch):

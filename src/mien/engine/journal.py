@@ -74,13 +74,22 @@ class Journal:
         broken = next((names for names in self.ranks.gather_objects(broken) if names), [])
         if broken:
             self._stop(broken[0])
-        logged = {name: float(torch.tensor([float(v) for v in vs]).mean()) for name, vs in self.logged.items()}
         rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in updater.optimizers.items()}
-        line = {"step": step, "epoch": epoch, "phase": phase.name, "losses": means, "logged": logged, "lr": rates}
-        self.losses, self.steps, self.logged = [], [], {}
-        self.size = self.run.write_metrics(line)
+        line = {"step": step, "epoch": epoch, "phase": phase.name, "losses": means, "logged": self._logged()}
+        self.losses, self.steps = [], []
+        self.size = self.run.write_metrics(line | {"lr": rates})
         if self.progress is not None:
             self.progress.show(**means)
+
+    def flush_logged(self, step: int, phase: Phase) -> None:
+        """Write what was logged before the first step of a phase, which a resume from its start does not repeat."""
+        if self.logged:
+            self.size = self.run.write_metrics({"step": step, "epoch": 0, "phase": phase.name, "logged": self._logged()})
+
+    def _logged(self) -> dict[str, float]:
+        """The means of the logged numbers, which are forgotten."""
+        logged, self.logged = self.logged, {}
+        return {name: float(torch.tensor([float(v) for v in values]).mean()) for name, values in logged.items()}
 
     def discard(self) -> None:
         """Forget what was not written: the phase failed."""

@@ -180,6 +180,7 @@ class _Loop(Training):
             self.updater.refuse_closures("precision is 'fp16'", "use bf16 or 32")
         self.method.train()
         if self.resumed is None:
+            self.journal.flush_logged(self.at.step, phase)
             self.checkpoint(phase)
         else:
             self.updater.load_state(self.resumed["updater"])
