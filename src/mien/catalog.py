@@ -15,6 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mien._entry import Entry
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mien.room import Room
 
 __all__ = [
+    "ARENAS",
     "FAMILIES",
     "PROOFS",
     "VERBS",
@@ -37,7 +39,11 @@ __all__ = [
     "load_object",
     "resolve",
     "room",
+    "shipped",
 ]
+
+SHIPPED = Path(__file__).parent / "pretrained"
+"""Saved folders that come with mien, one for each method that has them; tools/shipped_weights.py makes them."""
 
 FAMILIES: dict[str, str | None] = {
     **dict.fromkeys(ROWS),
@@ -72,6 +78,9 @@ PROOFS: dict[str, str] = {
 }
 """Method, or a further experiment of one -> the table of its experiment, run by `mien.proofs.runner`."""
 
+ARENAS: dict[str, str] = {"forensics": "mien.forensics.arena_run:hold"}
+"""Family -> the function that sets all of its methods against each other, for `mien arena`."""
+
 
 class Verb(NamedTuple):
     """A word after `mien`.
@@ -101,6 +110,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("measure", "time networks on this machine, for predictors to learn from", "mien.commands.measure:run"),
     Verb("compare", "the paired difference between two evaluated runs", "mien.commands.compare:run"),
     Verb("prove", "the experiment that tests a method's claim against its baseline", "mien.commands.prove:run"),
+    Verb("arena", "all methods of a family under one protocol, on one page", "mien.commands.arena:run"),
     Verb("demo", "train, evaluate and write a report, in minutes", "mien.commands.demo:run"),
     Verb("doctor", "versions, devices, threads, usable extras", "mien.commands.doctor:run"),
 )
@@ -150,6 +160,12 @@ def resolve(name: str) -> type[Method]:
         raise BadInput(f"method {name!r} is planned, not available yet: available are {usable}")
     found: type[Method] = load_object(entry.module)
     return found
+
+
+def shipped(name: str) -> Path | None:
+    """The saved folder with the weights that come with mien for a method; None where none do."""
+    folders = {path.name: path for path in SHIPPED.iterdir()} if SHIPPED.is_dir() else {}
+    return folders.get(name)
 
 
 def room(name: str) -> Room:

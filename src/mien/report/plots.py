@@ -294,14 +294,30 @@ def robustness(budgets: Sequence[float], curves: Mapping[str, Sequence[float]], 
         curves: Name of a model -> its accuracy at each budget, in [0, 1].
         theme: Colours.
     """
+    levels = [255 * budget for budget in budgets]
+    return lines(levels, curves, theme, x="budget (levels of 255)", y="accuracy", title="Accuracy under attack")
+
+
+def lines(
+    at: Sequence[float], curves: Mapping[str, Sequence[float]], theme: Theme = LIGHT, *, x: str, y: str, title: str
+) -> Figure:
+    """Shares in [0, 1] against a rising quantity, a line with markers for each name.
+
+    Args:
+        at: Places on the x axis.
+        curves: Name -> the share at each place; NaN leaves a gap.
+        theme: Colours.
+        x: Name of the x axis.
+        y: Name of the y axis.
+        title: Above the picture.
+    """
     made = figure(5.6, 4.0, theme)
     axes = made.add_subplot()
-    dress(axes, theme, x="budget (levels of 255)", y="accuracy", title="Accuracy under attack")
-    levels = [255 * budget for budget in budgets]
+    dress(axes, theme, x=x, y=y, title=title)
     for i, (name, values) in enumerate(curves.items()):
-        axes.plot(levels, values, label=name, linewidth=2, marker=MARKERS[i % len(MARKERS)], **_line(i, theme))
+        axes.plot(list(at), values, label=name, linewidth=2, marker=MARKERS[i % len(MARKERS)], **_line(i, theme))
     axes.set_ylim(-0.01, 1.01)
-    legend(axes, theme, "upper right")
+    legend(axes, theme, "best")
     return made
 
 

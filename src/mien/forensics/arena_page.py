@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arena's result as one page: who is best where, where all fail, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mien.data.forge_pairs import KINDS
+from mien.forensics.arena_data import CLEAN, PERTURBATIONS
+from mien.metrics.intervals import Interval
+from mien.report.html import Cell, Page
+from mien.report.matrix import shaded
+from mien.report.plots import lines
+from mien.report.style import Theme
+
+SEEN, UNSEEN = "seen", "unseen"
+FAILS = 0.6
+"""Where the best AUC is below this, all detectors fail."""
+
+Result = Mapping[str, Any]
+
+
+def marked(result: Result) -> list[str]:
+    """Kinds that thumbnails betray: shown, but left out of means."""
+    return list((result["confound"] or {}).get("marked", ()))
+
+
+def auc(detector: Result, kind: str, condition: str, state: str) -> float:
+    """Mean AUC over a detector's runs in which `kind` was seen (or unseen) in training; NaN where there is none."""
+    runs = [run for run in detector["runs"] if (kind in run["trained on"]) == (state == SEEN)]
+    values = [run[condition]["auc"][kind]["value"] for run in runs if kind in run[condition]["auc"]]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def mean_auc(detector: Result, kinds: Sequence[str], condition: str, state: str) -> float:
+    """Mean over kinds; NaN without any."""
+    values = [auc(detector, kind, condition, state) for kind in kinds]
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def columns(result: Result) -> list[tuple[str, str, str, str]]:
+    """Of the matrix: (what is written above it, kind or "", perturbation or "", seen or unseen)."""
+    kinds = [(f"{kind}\n{state}", kind, "", state) for state in (SEEN, UNSEEN) for kind in KINDS]
+    return [*kinds, *((f"{kind}\nall strengths", "", kind, SEEN) for kind in PERTURBATIONS)]
+
+
+def matrix(result: Result) -> np.ndarray:
+    """AUC, (detectors, columns); NaN where a detector has no such run."""
+    clean_kinds = [kind for kind in KINDS if kind not in marked(result)]
+    rows = []
+    for detector in result["detectors"].values():
+        row = []
+        for _, kind, perturbation, state in columns(result):
+            if kind:
+                row.append(auc(detector, kind, CLEAN, state))
+                continue
+            conditions = [name for name, (what, _) in result["conditions"].items() if what == perturbation]
+            state = UNSEEN if detector["outside"] else state
+            row.append(float(np.mean([mean_auc(detector, clean_kinds, name, state) for name in conditions])))
+        rows.append(row)
+    return np.array(rows)
+
+
+def page(result: Result) -> Page:
+    """The page."""
+    names = list(result["detectors"])
+    protocol = result["protocol"]
+    made = Page("Arena: is this face forged?", subtitle=result["data"])
+    if result["rehearsal"]:
+        made.note(f"A rehearsal of {protocol['max_steps']} steps a phase: the figures mean nothing.", "warning")
+    made.section("Who is best where")
+    table = matrix(result)
+    made.plot(
+        lambda theme: shaded(table, names, [c[0] for c in columns(result)], theme=theme, title="AUC, in hundredths"),
+        alt="AUC of every detector on every kind of forgery, seen and unseen, and on perturbed faces; table below",
+        caption="Seen: the kind was in training. Perturbed faces: mean over strengths and over kinds that were seen "
+        "(of outside detectors: over all kinds).",
+    )
+    _winners(made, result, table)
+    made.note("A score is a model's opinion about an image. It is not evidence about a person or an event.", "warning")
+    made.section("Clean faces, with intervals")
+    _intervals(made, result)
+    made.section("Perturbed faces")
+    _curves(made, result)
+    _groups(made, result)
+    made.section("What it costs")
+    _costs(made, result)
+    made.section("Are the forgeries fair?")
+    _confound(made, result)
+    made.section("Protocol")
+    made.paragraph(
+        f"Each detector is trained on one half of the kinds, then on the other, with its small preset, "
+        f"{protocol['epochs']} passes over the same faces, seed {protocol['seed']}, and no choice of the best epoch. "
+        "Outside detectors are tested only. Intervals are 95 % bootstrap over persons; one seed, so they do not "
+        "hold the chance of training."
+    )
+    made.table(("what", "value"), [(key, str(value)) for key, value in protocol.items()], caption="What was run")
+    return made
+
+
+def _winners(made: Page, result: Result, table: np.ndarray) -> None:
+    names = list(result["detectors"])
+    rows: list[tuple[Cell, ...]] = []
+    for (title, *_), column in zip(columns(result), table.T, strict=True):
+        if not np.isfinite(column).any():
+            continue
+        best = int(np.nanargmax(column))
+        verdict = "all fail" if column[best] < FAILS else ""
+        rows.append((title.replace("\n", ", "), names[best], float(column[best]), verdict))
+    made.table(("test", "best", "AUC", ""), rows, caption=f"The best of each column; all fail below an AUC of {FAILS}")
+
+
+def _intervals(made: Page, result: Result) -> None:
+    for state in (SEEN, UNSEEN):
+        rows: list[tuple[Cell, ...]] = []
+        for name, detector in result["detectors"].items():
+            cells: list[Cell] = []
+            for kind in KINDS:
+                found = [
+                    r[CLEAN]["auc"][kind] for r in detector["runs"] if (kind in r["trained on"]) == (state == SEEN)
+                ]
+                cells.append(_interval(found[0]) if found else None)
+            if any(cell is not None for cell in cells):
+                rows.append((name, *cells))
+        if rows:
+            made.table(("detector", *KINDS), rows, caption=f"AUC on kinds {state} in training")
+
+
+def _interval(found: Mapping[str, Any]) -> Interval:
+    low, high = (float("nan") if found.get(k) is None else float(found[k]) for k in ("low", "high"))
+    return Interval(float(found["value"]), low, high)
+
+
+def _curves(made: Page, result: Result) -> None:
+    kinds = [kind for kind in KINDS if kind not in marked(result)]
+    for perturbation in PERTURBATIONS:
+        curves = {}
+        for name, detector in result["detectors"].items():
+            state = UNSEEN if detector["outside"] else SEEN
+            steps = [CLEAN, *(n for n, (what, _) in result["conditions"].items() if what == perturbation)]
+            curves[name] = [mean_auc(detector, kinds, step, state) for step in steps]
+
+        def draw(theme: Theme, curves: Any = curves, what: str = perturbation) -> Any:
+            return lines(range(6), curves, theme, x=f"strength of {what}", y="AUC", title=what.capitalize())
+
+        fallen = {name: values[0] - values[-1] for name, values in curves.items()}
+        worst = max(fallen, key=lambda name: fallen[name] if np.isfinite(fallen[name]) else -1)
+        made.plot(draw, alt=f"AUC against the strength of {perturbation}; {worst} falls most, by {fallen[worst]:.2f}")
+
+
+def _groups(made: Page, result: Result) -> None:
+    by = result["protocol"]["group_by"]
+    if by is None:
+        return
+    made.section(f"By {by}")
+    groups = sorted({g for d in result["detectors"].values() for r in d["runs"] for g in r[CLEAN].get("groups", {})})
+    rows: list[tuple[Cell, ...]] = []
+    for name, detector in result["detectors"].items():
+        values = [
+            float(np.mean([r[CLEAN]["groups"][g]["auc"] for r in detector["runs"] if g in r[CLEAN]["groups"]]))
+            for g in groups
+        ]
+        rows.append((name, *values, max(values) - min(values)))
+    made.table((f"detector, AUC by {by}", *groups, "range"), rows, caption="AUC over all kinds, mean over both halves")
+    figures = {name: [run[CLEAN]["fairness"] for run in d["runs"]] for name, d in result["detectors"].items()}
+    shown = list(next(iter(figures.values()))[0])
+    fair: list[tuple[Cell, ...]] = [
+        (name, *(float(np.mean([run[key] for run in runs])) for key in shown)) for name, runs in figures.items()
+    ]
+    made.table(
+        ("detector", *shown), fair, caption="Disparities of the accuracy at 0.5; lower is fairer, see the AUC too"
+    )
+
+
+def _costs(made: Page, result: Result) -> None:
+    rows: list[tuple[Cell, ...]] = []
+    for name, detector in result["detectors"].items():
+        trained = [run["train"] for run in detector["runs"] if "train" in run]
+        seconds = float(np.mean([t["cpu_seconds"] for t in trained])) if trained else None
+        weights = trained[0]["weights"] if trained else None
+        answer = float(np.mean([run[CLEAN]["cost"]["ms_per_item"] for run in detector["runs"]]))
+        rows.append((name, weights, seconds, answer))
+    head = ("detector", "weights", "training, s of CPU", "an answer, ms")
+    made.table(head, rows, caption="Mean over both halves; answers in batches, loading not included")
+
+
+def _confound(made: Page, result: Result) -> None:
+    found = result["confound"]
+    if found is None:
+        made.paragraph("The check was not made.")
+        return
+    bad = marked(result)
+    made.paragraph(
+        f"A linear classifier on thumbnails of {found['size']} pixels sees neither seams nor textures. Kinds that it "
+        f"tells from real faces with confidence (lower bound above {found['limit']}) are marked and left out of means: "
+        f"{', '.join(bad) if bad else 'none'}."
+    )
+    rows: list[tuple[Cell, ...]] = [
+        (k["kind"], k["auc"], k["low"], k["high"], "marked" if k["confounded"] else "") for k in found["kinds"]
+    ]
+    made.table(("kind", "AUC of thumbnails", "from", "to", ""), rows, caption="What thumbnails tell")
