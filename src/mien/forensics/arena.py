@@ -29,7 +29,7 @@ from mien.engine import Settings, fit, load_weights
 from mien.engine.seeding import kept_generators, seed_all, stable_seed
 from mien.errors import BadInput
 from mien.files import write_json
-from mien.forensics.arena_data import CLEAN, CONDITIONS, Material, Perturbed, material, testing, training
+from mien.forensics.arena_data import CLEAN, CONDITIONS, Material, Perturbed, exam, material, training
 from mien.forensics.detector import Detector
 from mien.forensics.scoring import Scored, score
 from mien.job import merged, preset_of
@@ -132,7 +132,7 @@ def run_entrant(plan: Plan, entrant: Entrant, folder: Path) -> Iterator[str]:
         else:
             yield _train(plan, entrant, detector, found, saved, pieces["train"])
     detector.to(plan.device).eval()
-    clean = testing(detector, found, plan.seed)
+    clean = exam(detector, found, plan.seed)
     for condition in CONDITIONS:
         if pieces[condition].exists():
             continue

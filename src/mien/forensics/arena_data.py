@@ -32,8 +32,10 @@ from mien.forensics.opening import (
     EMBEDDED_PEOPLE,
     OpenedData,
     generated_people,
+    layout_of,
     load_people,
 )
+from mien.forensics.people import People, table_people
 
 CLEAN = "clean"
 PERTURBATIONS = ("jpeg", "blur", "noise", "contrast", "resize")
@@ -96,12 +98,16 @@ def material(data: str, train_faces: int, test_faces: int, group_by: str | None,
     Raises:
         BadInput: Fewer than six persons, or groups are asked for where there are none.
     """
+    groups: Mapping[str, str] | None
     if data == EMBEDDED:
         trained, tested = EMBEDDED_PEOPLE
         faces, people = generated_people(range(trained + tested), EMBEDDED_FACES)
         groups, files = None, []
     else:
-        faces, people, groups, files = _read(data, group_by)
+        found = _read(data, 2 * (train_faces + test_faces), seed)
+        faces, people, files = found.faces, found.names, found.manifest["files"]
+        known = found.attributes and (group_by is None or group_by in found.attributes[0])
+        groups = dict(zip(people, found.values(group_by), strict=True)) if known and group_by else None
     if group_by is not None and groups is None:
         raise BadInput(f"--group-by is {group_by!r}: {data} has no labels.csv with such a column")
     count = len(set(people))
@@ -118,10 +124,13 @@ def material(data: str, train_faces: int, test_faces: int, group_by: str | None,
     return Material(train, test, groups, about, manifest)
 
 
-def _read(data: str, group_by: str | None) -> tuple[Tensor, list[str], Mapping[str, str] | None, list[str]]:
+def _read(data: str, most: int, seed: int) -> People:
+    """Faces of a table of people, at most so many; or all those of people's folders."""
+    if layout_of(data) == "attributes":
+        return table_people(data, most=most, seed=seed)
     records = people_folders(data)
     faces, people = load_people(records)
-    return faces, people, None, fingerprints([record.path for record in records])
+    return People(faces, people, [], {"files": sorted(set(fingerprints([record.path for record in records])))})
 
 
 def _some(faces: Tensor, people: Sequence[str], rows: Sequence[int], most: int, seed: int) -> Part:
@@ -140,7 +149,7 @@ def training(detector: Detector, found: Material, kinds: Sequence[str], seed: in
     return OpenedData(train, None, found.manifest)
 
 
-def testing(detector: Detector, found: Material, seed: int) -> Dataset[Faces]:
+def exam(detector: Detector, found: Material, seed: int) -> Dataset[Faces]:
     """Test data: all kinds of forgery of the test persons; the same for all detectors that see the same."""
     return BUILDERS[detector.sees][1](detector, found.test, KINDS, seed + 1)
 

@@ -138,14 +138,15 @@ def _interval(found: Mapping[str, Any]) -> Interval:
 def _curves(made: Page, result: Result) -> None:
     kinds = [kind for kind in KINDS if kind not in marked(result)]
     for perturbation in PERTURBATIONS:
+        at = {n: level for n, (what, level) in result["conditions"].items() if what == perturbation}
+        steps, places = [CLEAN, *at], [0, *at.values()]
         curves = {}
         for name, detector in result["detectors"].items():
             state = UNSEEN if detector["outside"] else SEEN
-            steps = [CLEAN, *(n for n, (what, _) in result["conditions"].items() if what == perturbation)]
             curves[name] = [mean_auc(detector, kinds, step, state) for step in steps]
 
-        def draw(theme: Theme, curves: Any = curves, what: str = perturbation) -> Any:
-            return lines(range(6), curves, theme, x=f"strength of {what}", y="AUC", title=what.capitalize())
+        def draw(theme: Theme, places: Any = places, curves: Any = curves, what: str = perturbation) -> Any:
+            return lines(places, curves, theme, x=f"strength of {what}", y="AUC", title=what.capitalize())
 
         fallen = {name: values[0] - values[-1] for name, values in curves.items()}
         worst = max(fallen, key=lambda name: fallen[name] if np.isfinite(fallen[name]) else -1)

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arena: one protocol for all, cells that survive a kill, a page that says what the cells say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mien.cli import main
+from mien.data.forge_pairs import KINDS
+from mien.data.images import save_png
+from mien.data.people import render_faces, sample_people
+from mien.errors import BadInput
+from mien.forensics import arena_data
+from mien.forensics.arena import HALVES, Entrant, Plan, entrants, pieces_of
+from mien.forensics.arena_data import CLEAN, CONDITIONS, Perturbed, exam, material, training
+from mien.forensics.arena_page import SEEN, UNSEEN, columns, matrix, page
+from mien.forensics.arena_run import arena, methods_named
+from mien.forensics.plain import PlainDetector
+from mien.nn.network import Network
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Six generated persons with four faces each, as a folder."""
+    folder = tmp_path_factory.mktemp("faces") / "persons"
+    identity = np.repeat(np.arange(6), 4)
+    images, _ = render_faces(sample_people(6, seed=5), identity, seed=5, size=72, masks=False)
+    for i, image in enumerate(torch.from_numpy(images)):
+        (folder / f"p{identity[i]}").mkdir(parents=True, exist_ok=True)
+        save_png(folder / f"p{identity[i]}" / f"{i}.png", image)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def few():
+    """Two conditions beside the clean one."""
+    monkeypatch = pytest.MonkeyPatch()
+    chosen = {name: CONDITIONS[name] for name in (CLEAN, "jpeg 5", "noise 1")}
+    for module in ("arena", "arena_data", "arena_page"):
+        if hasattr(__import__(f"mien.forensics.{module}", fromlist=[""]), "CONDITIONS"):
+            monkeypatch.setattr(f"mien.forensics.{module}.CONDITIONS", chosen)
+    for module in ("arena_page", "arena_data"):
+        monkeypatch.setattr(f"mien.forensics.{module}.PERTURBATIONS", ("jpeg", "noise"))
+    yield
+    monkeypatch.undo()
+
+
+@pytest.fixture(scope="module")
+def held(people, few, tmp_path_factory):
+    """A small arena: result, its folder, and what was said."""
+    folder, said = tmp_path_factory.mktemp("arena"), []
+    result, *_ = arena(plan_of(people), folder, say=said.append)
+    return result, folder, said
+
+
+def plan_of(people, **changes):
+    return replace(Plan(str(people), ("plain",), epochs=1, max_steps=2, train_faces=8, test_faces=8), **changes)
+
+
+def detector():
+    return PlainDetector(network=Network("tiny_cnn"), image_size=64)
+
+
+def test_halves_hold_every_kind_once():
+    assert sorted(kind for half in HALVES for kind in half) == sorted(KINDS)
+
+
+def test_no_person_is_trained_and_tested_on(people):
+    found = material(str(people), 100, 100, None, 0)
+    assert not set(found.train.people) & set(found.test.people)
+    assert len(set(found.train.people) | set(found.test.people)) == 6
+    other = material(str(people), 100, 100, None, 1)
+    assert set(other.test.people) != set(found.test.people) or not torch.equal(other.test.faces, found.test.faces)
+
+
+def test_a_detector_is_trained_on_its_half_and_tested_on_all_kinds(people):
+    found = material(str(people), 100, 100, None, 0)
+    trained = training(detector(), found, HALVES[0], 0).train(None)
+    assert set(trained.kinds) == {"real", *HALVES[0]}
+    tested = exam(detector(), found, 0)
+    assert set(tested.kinds) == {"real", *KINDS}
+    assert set(tested.groups) == set(found.test.people)
+
+
+def test_perturbed_faces_keep_everything_but_their_pixels(people):
+    clean = exam(detector(), material(str(people), 8, 8, None, 0), 0)
+    worse = Perturbed(clean, "noise", 3, seed=1)
+    assert len(worse) == len(clean)
+    a, b = clean[3], worse[3]
+    assert (a.label, a.group, a.kind, a.unit) == (b.label, b.group, b.kind, b.unit)
+    assert 0.02 < float((a.image - b.image).abs().mean()) < 0.1
+    assert torch.equal(worse[3].image, b.image)
+
+
+def test_frames_of_a_clip_get_the_same_noise():
+    class Still(arena_data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return arena_data.Faces(torch.full((3, 3, 16, 16), 0.5), 0)
+
+    made = Perturbed(Still(), "noise", 5)[0].image
+    assert made.shape == (3, 3, 16, 16)
+    assert torch.equal(made[0], made[2])
+    assert float((made - 0.5).abs().max()) > 0.01
+
+
+def test_a_killed_arena_goes_on_where_it_was_and_says_the_same(people, held):
+    result, folder, said = held
+    assert len(said) == 2 * (1 + 3), "one line for every cell: a training and three conditions, twice"
+    pieces = pieces_of(plan_of(people), Entrant("plain", 1), folder / "arena-persons-rehearsal.pieces")
+    before = pieces["jpeg 5"].read_text()
+    pieces["jpeg 5"].unlink()
+    again = []
+    second, _, shown = arena(plan_of(people), folder, say=again.append)
+    assert len(again) == 1
+    assert "jpeg 5" in again[0]
+    assert pieces["jpeg 5"].read_text() == before, "the weights were kept"
+    assert second["detectors"] == result["detectors"]
+    assert "rehearsal" in shown.read_text()
+
+
+def test_a_kind_is_seen_in_one_half_and_unseen_in_the_other(held):
+    result = held[0]
+    table = matrix(result)
+    assert table.shape == (1, len(columns(result)))
+    assert np.isfinite(table).all()
+    runs = result["detectors"]["plain"]["runs"]
+    names = [(kind, state) for _, kind, perturbation, state in columns(result) if not perturbation]
+    for (kind, state), value in zip(names, table[0], strict=False):
+        run = next(r for r in runs if (kind in r["trained on"]) == (state == SEEN))
+        assert value == run[CLEAN]["auc"][kind]["value"]
+    assert {state for _, state in names} == {SEEN, UNSEEN}
+
+
+def test_marked_kinds_are_left_out_of_means(held):
+    result = held[0]
+    free = {**result, "confound": {**result["confound"], "marked": []}}
+    some = {**result, "confound": {**result["confound"], "marked": ["swap", "region-edit", "self-blend"]}}
+    at = [perturbation for _, _, perturbation, _ in columns(result)].index("jpeg")
+    runs = result["detectors"]["plain"]["runs"]
+    only = next(r for r in runs if "re-synthesis" in r["trained on"])["jpeg 5"]["auc"]["re-synthesis"]["value"]
+    assert matrix(some)[0, at] == pytest.approx(only)
+    assert matrix(free)[0, at] != pytest.approx(only)
+    assert "re-synthesis" in page(some).html()
+
+
+def test_an_outside_detector_is_tested_only(people, few, tmp_path):
+    saved = detector().save_pretrained(tmp_path / "mine")
+    plan = plan_of(people, methods=(), outside=(str(saved),))
+    assert entrants(plan) == [Entrant(str(saved), None)]
+    result, _, shown = arena(plan, tmp_path / "out", say=lambda line: None)
+    (name,) = result["detectors"]
+    assert "outside" in name
+    assert not list((tmp_path / "out").glob("*.pieces/*train*"))
+    assert str(tmp_path) not in shown.read_text()
+
+
+def test_groups_are_compared(people, few, tmp_path):
+    folder = tmp_path / "table"
+    folder.mkdir()
+    rows = ["file,race"]
+    for i, path in enumerate(sorted(people.rglob("*.png"))):
+        (folder / f"{i}.png").write_bytes(path.read_bytes())
+        rows.append(f"{i}.png,{i % 2}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    result, _, shown = arena(plan_of(folder, group_by="race"), tmp_path / "out", say=lambda line: None)
+    cell = result["detectors"]["plain"]["runs"][0][CLEAN]
+    assert set(cell["groups"]) == {"0", "1"}
+    assert 0 <= cell["fairness"]["AADPD"] <= 1
+    assert "By race" in shown.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["reid"], "has no arena"),
+        (["forensic"], "forensics"),
+        (["forensics", "--methods", "plian"], "plain"),
+        (["forensics", "--data", "nowhere"], "does not exist"),
+        (["forensics", "--with", "nowhere"], "no folder"),
+        (["forensics", "--group-by", "race"], "race"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, wanted, capsys, tmp_path):
+    assert main(["arena", *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert wanted in error
+    assert "\n" not in error
+
+
+def test_pieces_of_another_plan_are_refused(people, held):
+    with pytest.raises(BadInput, match="another arena"):
+        arena(plan_of(people, seed=1), held[1], say=lambda line: None)
+
+
+def test_all_trainable_detectors_take_part():
+    assert {"plain", "acmf", "fedforgery"} <= set(methods_named(None))
+
+
+def test_the_json_is_plain(people, held):
+    found = json.loads((held[1] / "arena-persons-rehearsal.json").read_text())
+    assert found["rehearsal"] is True
+    assert found["protocol"]["data"] == people.name
+    assert set(found["conditions"]) == {"jpeg 5", "noise 1"}
