@@ -222,12 +222,13 @@ def _forged_kinds(kinds: Any) -> Names:
 
 
 def _of_people(source: str, size: int, options: DataOptions, plan: Federated, alone: int | None) -> ClientFaces:
-    faces, people, manifest = _people(source, options, test=False)
+    found = _people(source, options, test=False)
+    people = found.names
     rows: Sequence[int] = range(len(people))
     kept: Sequence[int] = []
     if options.validation:
         rows, kept = split_by_group(people, (1 - options.validation, options.validation), seed=options.seed)
-    make = _Maker(faces, people, size, options.seed)
+    make = _Maker(found.faces, people, size, options.seed)
     held: dict[str, Dataset[Faces]] = {}
     train: list[Dataset[Faces]]
     if plan.partition == "labels":  # samples are dealt, not persons
@@ -243,7 +244,7 @@ def _of_people(source: str, size: int, options: DataOptions, plan: Federated, al
             held = {f"client{c}": make(kept, own) for c, own in enumerate(kinds) if make.possible(kept, own)}
     if kept and plan.partition != "kind":
         held = {"": make(kept, KINDS)}
-    return ClientFaces(names, train, held, _described(manifest, names, plan), alone)
+    return ClientFaces(names, train, held, _described(found.manifest, names, plan), alone)
 
 
 class _Maker:

@@ -21,7 +21,7 @@ from mien.engine.loading import steps_per_epoch
 from mien.engine.seeding import kept_generators, seed_all, stable_seed
 from mien.forensics.acmf import ACMF, FAC
 from mien.forensics.data import ForgedFrames
-from mien.forensics.detector import Detector
+from mien.forensics.detector import Detector, NetworkDetector
 from mien.forensics.opening import EMBEDDED, generated_people, load_people
 from mien.forensics.plain import PlainDetector
 from mien.forensics.scoring import by_kind, score
@@ -95,7 +95,7 @@ class Shuffled(PlainDetector):
         return super().losses(batch)
 
 
-def _trained(seed: Seed, kind: type[Detector], **config: Any) -> Detector:
+def _trained(seed: Seed, kind: type[NetworkDetector], **config: Any) -> Detector:
     """A network trained on the seen kinds; all start from the same weights and see the same batches."""
     data: Faces = seed.data
     recipe = Recipe(lr=2e-3, betas=(0.9, 0.95), schedule="cosine")
