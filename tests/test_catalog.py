@@ -148,7 +148,10 @@ def test_every_verb_names_a_function():
     for verb in VERBS:
         assert callable(load_object(verb.run)), verb.name
         assert len(verb.help) < 80
-    names = "list, info, train, evaluate, predict, protect, reveal, restore, measure, compare, prove, demo, doctor"
+    names = (
+        "list, info, train, evaluate, predict, protect, reveal, restore, import, measure, compare, prove, audit, "
+        "arena, demo, doctor"
+    )
     assert ", ".join(verb.name for verb in VERBS) == names
 
 

@@ -75,7 +75,7 @@ def test_version(capsys):
 
 def test_an_unknown_verb_suggests_the_nearest(capsys):
     assert cli.main(["evalaute"]) == 2
-    assert capsys.readouterr().err == "mien: unknown verb 'evalaute': did you mean 'evaluate'? (13 are known)\n"
+    assert capsys.readouterr().err == "mien: unknown verb 'evalaute': did you mean 'evaluate'? (16 are known)\n"
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@
 >>> [entry.name for entry in mien.list_methods(family="forensics", available=True)]
 ['acmf']
 
-`create`, `load`, `train`, `evaluate` and `predict` import what they need when they are first used; importing mien
-itself takes a few milliseconds.
+`create`, `load`, `train`, `evaluate`, `predict` and `audit` import what they need when they are first used; importing
+mien itself takes a few milliseconds.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mien._version import __version__
@@ -18,17 +19,17 @@ from mien.catalog import find, list_methods
 
 if TYPE_CHECKING:
     from mien.api import create, evaluate, load, predict, train
+    from mien.forensics.audit import audit
 
-__all__ = ["__version__", "create", "evaluate", "find", "list_methods", "load", "predict", "train"]
+__all__ = ["__version__", "audit", "create", "evaluate", "find", "list_methods", "load", "predict", "train"]
 
-_LAZY = ("create", "evaluate", "load", "predict", "train")
+_LAZY = dict.fromkeys(("create", "evaluate", "load", "predict", "train"), "mien.api")
+_LAZY["audit"] = "mien.forensics.audit"
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        from mien import api
-
-        return getattr(api, name)
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'mien' has no attribute {name!r}")
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from mien import catalog
 from mien.configure import build
 from mien.engine import Method, Schedule, Settings, Strategy, TrainingData, fit
-from mien.engine.ranks import choose_device
+from mien.engine.ranks import choose_device, names_device
 from mien.engine.run import versions
 from mien.engine.seeding import kept_generators
 from mien.engine.sources import as_training_data
@@ -52,8 +52,8 @@ def load(folder: str | Path, *, device: str = "cpu") -> Method:
     """A trained method from a run folder or a saved folder, in eval mode.
 
     Args:
-        folder: A run folder (its best weights if a metric was monitored, else its last), or what
-            `method.save_pretrained` wrote.
+        folder: A run folder (its best weights if a metric was monitored, else its last), what `method.save_pretrained`
+            wrote, or the name of a method that comes with weights.
         device: Where to put it: auto, cpu, cuda, cuda:N or mps.
     """
     return open_weights(folder, choose_device(device)).method
@@ -169,7 +169,7 @@ def evaluate(
     """Numbers with intervals on labelled data that the model has not seen.
 
     Args:
-        weights: A run folder, a saved folder, or a method.
+        weights: A run folder, a saved folder, the name of a method that comes with weights, or a method.
         data: A folder or file, "embedded", or a data set of the family's sample type.
         out: A folder for evaluation.json and pictures; None writes nothing.
         kind: Layout of the folder, or "auto".
@@ -280,11 +280,12 @@ def predict(
     """Answers for files, folders of images, folders of frames, or images.
 
     Args:
-        weights: A run folder, a saved folder, or a method.
+        weights: A run folder, a saved folder, the name of a method that comes with weights, or a method.
         inputs: A path or an image (PIL; uint8 array (H, W, 3); tensor (3, H, W) in [0, 1]), or a list of them.
         out: A folder for evidence pictures; None writes nothing.
         crop: "auto" finds and aligns faces, "none" takes images as they are.
-        device: auto, cpu, cuda, cuda:N or mps.
+        device: auto, cpu, cuda, cuda:N or mps; or one of the targets of a predictor of latencies ("pixel3"): then
+            that is the target, and mien chooses where to compute.
         precision: "32", "bf16" or "fp16".
         using: Fields of `mien.room.Using`: batch_size, workers, mode, target, source, max_steps, seed, pictures.
 
@@ -292,7 +293,9 @@ def predict(
         The answers; iterate over them once: they are computed on the way. `len` is the number of rows, and `notes`
         says what a reader must know. A broken file is a row with `error`.
     """
-    opened = open_weights(weights, choose_device(device))
+    opened = open_weights(weights, choose_device(device if names_device(device) else "auto"))
+    if not names_device(device):
+        using["target"] = _target_device(device, using.get("target"), opened.method)
     how = _using(using, opened, crop)
     several = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     if not several:
@@ -305,6 +308,17 @@ def predict(
     with context():
         answers = room.predict(opened.method, several, _folder(out), how)
     return replace(answers, rows=_each_under(context, answers.rows), notes=(opened.trained_on, *answers.notes))
+
+
+def _target_device(device: str, target: str | None, method: Method) -> str:
+    """The target that a device's name stands for. Raises BadInput where it is none of the method's."""
+    targets = catalog.room(method.name).targets(method)
+    if device not in targets:
+        several = f", or a target of this {method.name}: {', '.join(targets)}" if targets else ""
+        raise BadInput(f"device is {device!r}: use auto, cpu, cuda, cuda:N or mps to compute on{several}")
+    if target not in (None, device):
+        raise BadInput(f"device is {device!r} and target is {target!r}: name one of the two")
+    return device
 
 
 def _each_under(context: Callable[[], AbstractContextManager[Any]], rows: Iterator[Row]) -> Iterator[Row]:

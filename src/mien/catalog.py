@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ARENAS",
     "FAMILIES",
+    "IMPORTS",
     "PROOFS",
     "VERBS",
     "Entry",
@@ -64,11 +65,15 @@ FAMILIES: dict[str, str | None] = {
 PROOFS: dict[str, str] = {
     "acmf": "mien.proofs.acmf:PROOF",
     "ada-cm": "mien.proofs.ada_cm:PROOF",
+    "fcan-dct": "mien.proofs.fcan_dct:PROOF",
+    "fairfd": "mien.proofs.fairfd:PROOF",
     "fedforgery": "mien.proofs.fedforgery:PROOF",
     "cshnet": "mien.proofs.cshnet:PROOF",
     "cshnet-edges": "mien.proofs.cshnet:EDGES",
+    "gazeforensics": "mien.proofs.gazeforensics:PROOF",
     "loda": "mien.proofs.loda:PROOF",
     "mdit": "mien.proofs.mdit:PROOF",
+    "mmnet": "mien.proofs.mmnet:PROOF",
     "nar-former": "mien.proofs.nar_former:PROOF",
     "nar-former-networks": "mien.proofs.nar_former_networks:PROOF",
     "ncplr": "mien.proofs.ncplr:PROOF",
@@ -80,6 +85,9 @@ PROOFS: dict[str, str] = {
 
 ARENAS: dict[str, str] = {"forensics": "mien.forensics.arena_run:hold"}
 """Family -> the function that sets all of its methods against each other, for `mien arena`."""
+
+IMPORTS: dict[str, str] = {"mesonet": "mien.forensics.mesonet:import_weights"}
+"""Method -> the function that makes a saved folder of a weights file its authors published, for `mien import`."""
 
 
 class Verb(NamedTuple):
@@ -107,9 +115,11 @@ VERBS: tuple[Verb, ...] = (
     Verb("protect", "hide faces in a photograph, for the holder of a key to reveal", "mien.commands.protect:run"),
     Verb("reveal", "give a protected photograph back", "mien.commands.reveal:run"),
     Verb("restore", "enlarge and restore a photograph of any size", "mien.commands.restore:run"),
+    Verb("import", "weights that others published, as a saved folder", "mien.commands.bring:run"),
     Verb("measure", "time networks on this machine, for predictors to learn from", "mien.commands.measure:run"),
     Verb("compare", "the paired difference between two evaluated runs", "mien.commands.compare:run"),
     Verb("prove", "the experiment that tests a method's claim against its baseline", "mien.commands.prove:run"),
+    Verb("audit", "fairness of a detector: accuracy by group of people, twelve figures", "mien.commands.audit:run"),
     Verb("arena", "all methods of a family under one protocol, on one page", "mien.commands.arena:run"),
     Verb("demo", "train, evaluate and write a report, in minutes", "mien.commands.demo:run"),
     Verb("doctor", "versions, devices, threads, usable extras", "mien.commands.doctor:run"),

@@ -70,6 +70,7 @@ class Using:
         features: File of the weights of Inception, for rooms that compute a Fréchet distance with it; None for features
             that need no file.
         crop: As in `DataOptions`.
+        every: Of a video file, every so manieth frame is answered for, by methods that take single images.
         pictures: Whether pictures (curves, evidence maps) are written, where there is an output folder.
         max_steps: At most so many batches (groups, for methods that predict by group); None for all. What is left out
             is said in the notes.
@@ -84,6 +85,7 @@ class Using:
     source: str | None = None
     features: str | None = None
     crop: Cropping = "auto"
+    every: int = 5
     pictures: bool = True
     max_steps: int | None = None
     seed: int = 0
@@ -264,6 +266,10 @@ class Room:
     def demo(self, data: str, out: Path, *, seed: int = 0, device: str = "cpu", max_steps: int | None = None) -> Demo:
         """Train small, test on what was not seen, and write a self-contained HTML report into `out`."""
         raise BadInput(f"the family {self.family!r} has no demo yet")
+
+    def targets(self, method: Method) -> Sequence[str]:
+        """Names of the values that a method predicts where it predicts several: `--device` may name one of them."""
+        return ()
 
     def check_input(self, given: str | Path) -> None:
         """Raise `BadInput` for what `predict` cannot even look for: here, a path that does not exist.

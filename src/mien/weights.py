@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""WEIGHTS as a user gives them: a run folder, a saved folder or a method; and what they were trained on."""
+"""WEIGHTS as a user gives them: a folder, a method's name, or a method; and what they were trained on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Opened:
     Args:
         method: In eval mode, on `device`.
         device: Where it is.
-        folder: Where it came from, as the user gave it, or None.
+        folder: Where it came from, as the user gave it (a folder, or a method's name), or None.
         manifest: What it was trained on, or None when that is not recorded.
     """
 
@@ -47,13 +47,14 @@ def open_weights(weights: str | Path | Method, device: torch.device) -> Opened:
     """The method that `weights` stands for. Raises BadInput when there is nothing to load.
 
     Args:
-        weights: A run folder, a saved folder, or a method.
+        weights: A run folder, a saved folder, the name of a method that comes with weights, or a method. A folder
+            that exists is taken before a method of the same name.
         device: Where to put it.
     """
     if isinstance(weights, Method):
         return Opened(weights.to(device).eval(), device, None, weights.__dict__.get("_trained_on"))
-    folder = Path(weights)
-    if not folder.exists():
+    folder = Path(weights) if Path(weights).exists() else catalog.shipped(str(weights))
+    if folder is None:
         raise _missing(str(weights))
     saved = saved_folder(folder)
     record = read_config(saved)
@@ -62,7 +63,7 @@ def open_weights(weights: str | Path | Method, device: torch.device) -> Opened:
     cls = catalog.resolve(record["method"])
     method = build(cls, without_downloads(record["config"]), record["method"])
     load_weights(method, saved)
-    return Opened(method.to(device).eval(), device, folder, _manifest(folder, saved))
+    return Opened(method.to(device).eval(), device, Path(weights), _manifest(folder, saved))
 
 
 def without_downloads(config: Mapping[str, Any]) -> dict[str, Any]:

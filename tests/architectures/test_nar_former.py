@@ -201,6 +201,14 @@ def test_scalings_there_and_back():
         u = (plain - (low - room)) / (high - low + 2 * room)
         assert torch.allclose(method.to_output(y).double(), u, atol=1e-6)
         assert torch.allclose(method.to_value(method.to_output(y)).float(), y, rtol=1e-4)
+    method = make(space="generated", target="share,cost", scaling="mixed")
+    both = Table(**{**table(values).__dict__, "values": {"share": np.linspace(0, 1, 60), "cost": values}})
+    method.begin_phase(Phase("train", 1), Architectures(both, range(60), ("share", "cost")))
+    y = torch.tensor([[0.3, 37.0]])
+    room = 0.1 * np.log(200.0)
+    by_hand = [[(0.3 + 0.1) / 1.2, (np.log(37.0) - np.log(2.0) + room) / (np.log(200.0) + 2 * room)]]
+    assert torch.allclose(method.to_output(y).double(), torch.tensor(by_hand, dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(method.to_value(method.to_output(y)).float(), y, rtol=1e-4)
     method, _ = learned(np.linspace(0, 1, 60))
     assert float(method.to_output(torch.tensor([[0.3]]))) == pytest.approx(0.3), "accuracies stay as they are"
     with pytest.raises(BadInput, match="scaling is 'none'"):

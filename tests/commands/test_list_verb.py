@@ -14,7 +14,7 @@ def test_not_a_terminal_one_method_per_line_name_first_tab_separated(capsys):
     assert len(lines) == 50 + len(BASELINES)
     rows = [line.split("\t") for line in lines]
     assert all(len(row) == 4 for row in rows)
-    assert rows[0][:3] == ["hfc-mffd", "planned", "forensics"]
+    assert rows[0][:3] == ["hfc-mffd", "available", "forensics"]
     assert {row[1] for row in rows} == {"available", "planned", "baseline"}
 
 

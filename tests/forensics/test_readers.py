@@ -373,7 +373,7 @@ def test_a_missing_folder_says_what_to_do_in_one_line(name, tmp_path):
     text = str(caught.value)
     assert "\n" not in text
     assert "missing" in text
-    assert "*.png" in text  # how it must lie
+    assert "/*." in text  # how it must lie
     assert "ask" in text or "download" in text  # whom to ask
     assert "http" not in text
 
@@ -387,4 +387,5 @@ def test_recognise(tmp_path):
     frames(tmp_path / "f" / "real")
     names = [recognise(tmp_path / folder) for folder in "abcdef"]
     assert names == ["faceforensics", "celeb-df", "dfdc-preview", "wilddeepfake", "deepfake-detection", None]
-    assert set(names[:-1]) == set(READERS)
+    elsewhere = {"forgerynir", "deepfake-nir", "deepfake-nir-perturbed", "seq-deepfake", "fairfd"}  # tests of their own
+    assert set(names[:-1]) == set(READERS) - elsewhere

@@ -311,10 +311,9 @@ def test_bad_options_are_one_line_and_write_nothing(run, photo, more, words, cap
     assert not (photo.parent / "hidden.png").exists()
 
 
-def test_without_weights_the_line_says_what_to_do(photo, capsys):
-    files = ["--key-file", str(photo.parent / "key"), "--out", str(photo.parent / "hidden.png")]
-    assert main(["protect", str(photo), *files]) == 2
-    assert "mien train pro-face-s" in capsys.readouterr().err
+def test_weights_of_ones_own_are_to_be_kept_secret(run, photo, capsys):
+    assert protect(run, photo, "--whole") == 0
+    assert "keep the weights secret, too" in capsys.readouterr().err
 
 
 def test_a_rehearsal_says_how_long_and_writes_nothing(run, photo, capsys):

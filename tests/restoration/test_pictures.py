@@ -280,6 +280,7 @@ def test_predict_gives_a_row_and_a_picture_and_goes_past_broken_files(saved: str
         (["--scale", "4"], "--scale is 4"),
         (["--out", "x.jpg"], "must be a file that ends in .png"),
         (["--tile", "4"], "tiles have core 4"),
+        (["--margin", "4"], "margin 4"),
     ],
 )
 def test_bad_wishes_are_one_line(

@@ -104,8 +104,8 @@ class NARFormer(Predictor):
     Args:
         space: Space of the graphs, a key of `mien.architectures.operators.SPACES`; None for that of the data.
         target: Name of the value to predict, or several with commas between them; None for the data's first.
-        scaling: How outputs stand for values; None for "none" where all training values lie in [0, 1], else "log" for
-            whole networks and "unit" for cells.
+        scaling: How outputs stand for values: "none", "unit", "log" or "mixed"; None for "none" where all training
+            values lie in [0, 1], else "log" for whole networks and "unit" for cells.
         train_size: Architectures to train on where a table holds a whole search space; None for the space's usual.
         leave_out: Family of networks that is not trained on but tested on; None for none.
         none_edges: Whether operators "none" of NAS-Bench-201 are nodes, or absent: then wiring and length vary.

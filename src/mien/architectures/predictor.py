@@ -5,6 +5,7 @@ A network's outputs u stand for values y of one or several targets:
     "none"  y = u, for values in [0, 1] (paper: accuracies)
     "unit"  y = low + (high - low) u, the training values in the middle of (0, 1)
     "log"   log y = low + (high - low) u, for latencies over orders of magnitude
+    "mixed" each target for itself: "unit" where all its training values lie in [0, 1], else "log"
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from mien.errors import BadInput
 from mien.metrics.ranking import kendall_tau
 from mien.optim.recipe import Recipe
 
-Scaling = Literal["none", "unit", "log"]
+Scaling = Literal["none", "unit", "log", "mixed"]
 NoneEdges = Literal["operation", "absent"]
 
 LEVEL = 0.9
@@ -57,8 +58,8 @@ class Predictor(Method):
     Args:
         space: Space of the graphs, a key of `mien.architectures.operators.SPACES`; None for that of the data.
         target: Name of the value to predict, or several with commas between them; None for the data's first.
-        scaling: How outputs stand for values; None for "none" where all training values lie in [0, 1], else "log" for
-            whole networks and "unit" for cells.
+        scaling: How outputs stand for values: "none", "unit", "log" or "mixed"; None for "none" where all training
+            values lie in [0, 1], else "log" for whole networks and "unit" for cells.
         train_size: Architectures to train on where a table holds a whole search space; None for the space's usual.
         leave_out: Family of networks that is not trained on but tested on; None for none.
         none_edges: Whether operators "none" of NAS-Bench-201 are nodes, or absent.
@@ -90,8 +91,8 @@ class Predictor(Method):
         optimizer: Recipe,
     ) -> None:
         super().__init__()
-        if scaling not in (None, "none", "unit", "log"):
-            raise BadInput(f"scaling is {scaling!r}: use none, unit or log")
+        if scaling not in (None, "none", "unit", "log", "mixed"):
+            raise BadInput(f"scaling is {scaling!r}: use none, unit, log or mixed")
         if none_edges not in ("operation", "absent"):
             raise BadInput(f"none_edges is {none_edges!r}: use operation or absent")
         if train_size is not None and train_size < 1:
@@ -103,7 +104,7 @@ class Predictor(Method):
         count = len(self.targets)
         self.domain = Scope(self.space_name)
         self.register_buffer("span", torch.tensor([[0.0, 1.0]] * count, dtype=torch.float64))
-        self.register_buffer("logarithmic", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("logarithmic", torch.zeros(count, dtype=torch.bool))
         self.register_buffer("margin", torch.full((count,), math.inf, dtype=torch.float64))
         self.register_buffer("ridge", torch.zeros(kinds + 1, count, dtype=torch.float64))
 
@@ -131,28 +132,33 @@ class Predictor(Method):
     # --- values and outputs -----------------------------------------------------------------------------------
     def to_output(self, value: Tensor) -> Tensor:
         """U for values y, (B, T), in single precision."""
-        y = value.double().log() if self.logarithmic else value.double()
+        y = self._scaled(value.double())
         return ((y - self.span[:, 0]) / (self.span[:, 1] - self.span[:, 0])).float()
 
     def to_value(self, output: Tensor) -> Tensor:
         """Y for outputs u, (B, T), in double precision."""
         y = self.span[:, 0] + (self.span[:, 1] - self.span[:, 0]) * output.double()
-        return y.exp() if self.logarithmic else y
+        return torch.where(self.logarithmic, y.exp(), y)
+
+    def _scaled(self, value: Tensor) -> Tensor:
+        """Logarithms of those targets that have them, (B, T); the others as they are."""
+        return torch.where(self.logarithmic, value.log(), value)
 
     def _learn_span(self, value: Tensor) -> None:
         """Fit the scaling to training values (N, T)."""
+        shares = ((value >= 0) & (value <= 1)).all(dim=0)
         scaling = self.scaling
         if scaling is None:
-            inside = bool(((value >= 0) & (value <= 1)).all())
-            scaling = "none" if inside else "log" if self.whole else "unit"
-        if scaling == "log" and bool((value <= 0).any()):
-            raise BadInput(f"scaling is 'log' and {int((value <= 0).sum())} values are not above 0: use scaling=unit")
-        if scaling == "none" and not bool(((value >= 0) & (value <= 1)).all()):
+            scaling = "none" if bool(shares.all()) else "log" if self.whole else "unit"
+        self.logarithmic.copy_(~shares if scaling == "mixed" else torch.full_like(shares, scaling == "log"))
+        below = int((value[:, self.logarithmic] <= 0).sum())
+        if below:
+            raise BadInput(f"scaling is {scaling!r} and {below} values are not above 0: use scaling=unit")
+        if scaling == "none" and not bool(shares.all()):
             raise BadInput("scaling is 'none' and values lie outside [0, 1]: use scaling=unit or scaling=log")
-        self.logarithmic.fill_(scaling == "log")
         if scaling == "none":
             return
-        y = value.double().log() if scaling == "log" else value.double()
+        y = self._scaled(value.double())
         low, high = y.amin(dim=0), y.amax(dim=0)
         room = 0.1 * (high - low).clamp_min(1e-6)  # a sigmoid reaches neither 0 nor 1, and unseen values may lie beyond
         self.span.copy_(torch.stack([low - room, high + room], dim=1))

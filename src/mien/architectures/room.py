@@ -57,6 +57,10 @@ class ArchitecturesRoom(Room):
         """See `mien.architectures.answers`."""
         return answer(_predictor(method), inputs, using)
 
+    def targets(self, method: Method) -> Sequence[str]:
+        """What the predictor predicts: latencies are called by their devices."""
+        return _predictor(method).targets
+
     def check_input(self, given: str | Path) -> None:
         """An architecture string or a JSON cell is an input, and so is a path that exists."""
         if not (isinstance(given, str) and is_written_out(given)):

@@ -7,12 +7,14 @@ import argparse
 import sys
 from typing import Any
 
-from mien.commands._parser import add_run_options, positive
+from mien.commands._parser import COMPUTE_DEVICES, add_run_options, positive
+
+WEIGHTS = "a run folder, a saved folder, or a method that comes with weights (mien info NAME says whether)"
 
 
-def add_apply_options(parser: argparse.ArgumentParser, *, out: str) -> None:
+def add_apply_options(parser: argparse.ArgumentParser, *, out: str, device: str = COMPUTE_DEVICES) -> None:
     """How a trained method is run."""
-    add_run_options(parser, out=out)
+    add_run_options(parser, out=out, device=device)
     parser.add_argument("--crop", default="auto", help="auto finds and aligns faces; none takes images as they are")
     parser.add_argument("--mode", help="the method's way of answering, where it has several")
     parser.add_argument("--target", metavar="NAME", help="which value is meant, where a method or data have several")

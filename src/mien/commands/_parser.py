@@ -80,11 +80,14 @@ def same_dashes(arguments: Sequence[str], dash: str) -> list[str]:
     return result
 
 
-def add_run_options(parser: argparse.ArgumentParser, *, out: str) -> None:
+COMPUTE_DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
+
+def add_run_options(parser: argparse.ArgumentParser, *, out: str, device: str = COMPUTE_DEVICES) -> None:
     """The options that every verb which computes has. `out` says what is written there."""
     group = parser.add_argument_group("where and how to run")
     group.add_argument("--out", metavar="DIR", help=out)
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    group.add_argument("--device", default="auto", help=device)
     group.add_argument("--threads", type=positive, metavar="N", help="CPU threads (as torch chooses)")
     group.add_argument("--seed", type=int, default=0, help="whatever is drawn follows from it")
     group.add_argument("--max-steps", type=positive, metavar="N", help="at most so many batches")

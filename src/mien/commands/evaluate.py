@@ -6,14 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mien.commands._apply import add_apply_options, apply_options, say
+from mien.commands._apply import WEIGHTS, add_apply_options, apply_options, say
 from mien.commands._parser import Parser, set_threads
 
 
 def run(arguments: list[str]) -> int:
     """Evaluate and print the figures."""
     parser = Parser("evaluate", "Numbers with 95 % intervals (over persons or videos) on data the model has not seen.")
-    parser.add_argument("weights", metavar="WEIGHTS", help="a run folder or a saved folder")
+    parser.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
     parser.add_argument("--data", required=True, metavar="DIR", help="labelled data, or 'embedded'")
     parser.add_argument("--kind", default="auto", help="layout of the data")
     parser.add_argument("--strict", action="store_true", help="refuse data whose classes differ in framing alone")
@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
         help="persons or videos that are called as in training are different ones (files are still compared)",
     )
     parser.add_argument("--features", metavar="FILE", help="Inception's weights, for the FID of pictures that are made")
-    add_apply_options(parser, out="evaluation.json and pictures (default: WEIGHTS/evaluation)")
+    add_apply_options(parser, out="evaluation.json and pictures (default: WEIGHTS/evaluation, or NAME-evaluation)")
     given = parser.read(arguments)
     set_threads(given.threads)
 
@@ -38,7 +38,8 @@ def run(arguments: list[str]) -> int:
     }
     if given.dry_run:
         return _rehearse(given.weights, given.data, options)
-    out = Path(given.out) if given.out is not None else Path(given.weights) / "evaluation"
+    beside = Path(given.weights) / "evaluation" if Path(given.weights).exists() else Path(f"{given.weights}-evaluation")
+    out = Path(given.out) if given.out is not None else beside
     result = evaluate(given.weights, given.data, out, **options)
     print(figures(result))
     say(result["notes"])

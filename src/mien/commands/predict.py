@@ -7,8 +7,8 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from mien.commands._apply import add_apply_options, apply_options, say
-from mien.commands._parser import Parser, set_threads
+from mien.commands._apply import WEIGHTS, add_apply_options, apply_options, say
+from mien.commands._parser import COMPUTE_DEVICES, Parser, positive, set_threads
 from mien.commands._table import FORMATS, Table, table_file
 from mien.progress import Progress
 from mien.room import Answers, Row
@@ -17,24 +17,30 @@ from mien.room import Answers, Row
 def run(arguments: list[str]) -> int:
     """Predict; 1 when some files could not be read, which are listed at the end."""
     parser = Parser("predict", "Answers for image files, folders of images and folders of frames.")
-    parser.add_argument("weights", metavar="WEIGHTS", help="a run folder or a saved folder")
+    parser.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
     parser.add_argument("inputs", metavar="FILES", nargs="+", help="image files, folders, folders of frames")
     parser.add_argument("--format", choices=tuple(FORMATS), help="default: table on a terminal, else csv")
+    parser.add_argument("--every", type=positive, default=5, metavar="N", help="of a video file, every N-th frame")
     parser.add_argument("--no-pictures", action="store_true", help="no evidence pictures in --out")
-    add_apply_options(parser, out="predictions.csv (or .json) and evidence pictures")
+    add_apply_options(
+        parser,
+        out="predictions.csv (or .json) and evidence pictures",
+        device=f"{COMPUTE_DEVICES}; or a device whose latency a predictor predicts, which is then the target",
+    )
     given = parser.read(arguments)
     set_threads(given.threads)
 
     from mien.api import predict
-    from mien.engine.ranks import choose_device
+    from mien.engine.ranks import choose_device, names_device
 
     out = None if given.out is None or given.dry_run else Path(given.out)
     options = apply_options(given)
-    answers = predict(given.weights, given.inputs, out, pictures=not given.no_pictures, **options)
+    answers = predict(given.weights, given.inputs, out, pictures=not given.no_pictures, every=given.every, **options)
     if given.dry_run:
         from mien.rehearsal import rehearse_rows
 
-        print("\n".join(rehearse_rows(answers, given.batch_size, choose_device(given.device))))
+        computes_on = given.device if names_device(given.device) else "auto"
+        print("\n".join(rehearse_rows(answers, given.batch_size, choose_device(computes_on))))
         return 0
     terminal = sys.stdout.isatty()
     kind = given.format or ("table" if terminal else "csv")

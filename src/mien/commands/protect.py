@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`mien protect PHOTO --weights RUN --key-file F --out FILE`: hide the faces of a photograph in itself."""
+"""`mien protect PHOTO --key-file F --out FILE`: hide the faces of a photograph in itself."""
 
 from __future__ import annotations
 
@@ -105,13 +105,16 @@ def run(arguments: list[str]) -> int:
         rest = "" if given.whole else "; outside the regions it is unchanged"
         print(f"with the key it comes back {shown}{rest}")
     print(f"written: {out}")
-    _notes(method, file.header.obfuscation, quality, trained_on)
+    own = given.weights is not None and Path(given.weights).exists()
+    _notes(method, file.header.obfuscation, quality, trained_on, own=own)
     return 0
 
 
 def add_key_options(parser: Parser) -> None:
     """What `protect` and `reveal` both need: weights, key, device, threads."""
-    parser.add_argument("--weights", metavar="RUN", help="a run folder or a saved folder of pro-face-s")
+    parser.add_argument(
+        "--weights", metavar="RUN", help="a run folder or saved folder of pro-face-s (default: those that mien brings)"
+    )
     parser.add_argument(
         "--key-file", required=True, metavar="F", help="its bytes, less a newline at the end, are the key"
     )
@@ -121,16 +124,12 @@ def add_key_options(parser: Parser) -> None:
 
 def open_model(given: argparse.Namespace) -> tuple[ProFaceS, str]:
     """The model of --weights, and the line that says what it was trained on."""
+    from mien.catalog import SHIPPED
     from mien.engine.ranks import choose_device
     from mien.privacy.pro_face_s import ProFaceS
     from mien.weights import open_weights
 
-    if given.weights is None:
-        raise BadInput(
-            "--weights is missing: pro-face-s comes without trained weights, train it first "
-            "(mien train pro-face-s --data DIR), then give the run folder"
-        )
-    opened = open_weights(given.weights, choose_device(given.device))
+    opened = open_weights(given.weights or SHIPPED / ProFaceS.name, choose_device(given.device))
     if not isinstance(opened.method, ProFaceS):
         raise BadInput(f"{given.weights} holds weights of {opened.method.name!r}: this verb works with pro-face-s")
     return opened.method, opened.trained_on
@@ -183,7 +182,7 @@ def _estimate(method: ProFaceS, wish: Wish, pixels: int) -> float:
     return (time.perf_counter() - begun) * pixels / wish.tile**2
 
 
-def _notes(method: ProFaceS, kind: str, quality: float | None, trained_on: str) -> None:
+def _notes(method: ProFaceS, kind: str, quality: float | None, trained_on: str, *, own: bool) -> None:
     from mien.commands._apply import say
 
     notes = [trained_on]
@@ -192,6 +191,12 @@ def _notes(method: ProFaceS, kind: str, quality: float | None, trained_on: str) 
     if quality is not None and quality < LEAST_QUALITY:
         notes.append(f"{quality:.1f} dB is little: train longer or on pictures like this one, and keep the original")
     notes.append("keep the file as it is: resizing, JPEG or an editor destroy what it holds")
-    notes.append("keep the weights secret, too: whoever has them can train a network that reads faces without the key")
+    if own:
+        notes.append("keep the weights secret, too: who has them can train a network that reads faces without a key")
+    else:
+        notes.append(
+            "everybody has the weights that mien brings, and can train a network that reads what they hide without a "
+            "key: where that matters, train weights of your own (mien train pro-face-s) and keep them secret"
+        )
     notes.append("a learned network is not cryptography; whether others recognise the faces depends on who looks")
     say(notes)

@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--scale", type=positive, metavar="N", help="how many times as large (the model's own)")
     parser.add_argument("--tile", type=positive, default=512, metavar="N", help="side of a tile in result pixels")
     parser.add_argument(
-        "--margin", type=positive, metavar="N", help="result pixels around a tile (the network's reach)"
+        "--margin", type=positive, metavar="N", help="result pixels around a tile (as far as the network looks)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (as torch chooses)")
@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
     from mien.files import whole_file
     from mien.progress import Progress
     from mien.restoration.room import LIMITS, restorer
-    from mien.restoration.tiles import Tiles, reach, strips, tile_count
+    from mien.restoration.tiles import FADE, NO_REACH, Tiles, reach, strips, tile_count
     from mien.weights import open_weights
 
     picture = np.asarray(open_image(given.photo))
@@ -55,7 +55,11 @@ def run(arguments: list[str]) -> int:
         raise BadInput(f"--out: {out} must be a file that ends in .png")
     if out.exists() and out.samefile(photo):
         raise BadInput(f"--out: {out} is the photograph itself: give another name")
-    tiles = Tiles(given.tile, given.margin or max(reach(method), 16)).fitted(method)
+    margin = given.margin
+    if margin is None:
+        far = reach(method)
+        margin = Tiles.margin if far == NO_REACH else max(far, FADE)
+    tiles = Tiles(given.tile, margin).fitted(method)
     height, width = (n * method.scale for n in picture.shape[:2])
     count = tile_count(picture, method.scale, tiles)
     what = f"{width} x {height} pixels from {picture.shape[1]} x {picture.shape[0]}, {count} tiles"

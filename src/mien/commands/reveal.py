@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`mien reveal FILE --weights RUN --key-file F --out PNG`: give a protected photograph back."""
+"""`mien reveal FILE --key-file F --out PNG`: give a protected photograph back."""
 
 from __future__ import annotations
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mien.data.images import load_tensor
+from mien.data.images import MAX_BYTES, load_tensor
 from mien.data.listing import list_images, natural_key, printable
+from mien.data.zipped import inside_zip, read_member
 from mien.errors import BadInput, unknown_name
 
 REAL_NAMES = frozenset({"real", "reals", "original", "originals", "genuine", "authentic", "pristine"})
@@ -40,6 +41,7 @@ class Record:
         kind: "real", the kind of forgery, or the name of the class; "" unknown.
         frame: Position in the video, from 0.
         video: Frames with the same name are one video with one label; "" for a single picture.
+        attributes: What else is known about who is seen: pairs of a name ("race") and a value.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class Record:
     kind: str = ""
     frame: int = 0
     video: str = ""
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 def class_labels(names: Iterable[str]) -> dict[str, int]:
@@ -303,6 +306,8 @@ def fingerprints(paths: Iterable[str | os.PathLike[str]], *, threads: int = 4) -
 
 def _fingerprint(path: str | os.PathLike[str]) -> str:
     try:
+        if (inside := inside_zip(path)) is not None:
+            return hashlib.sha256(read_member(*inside, MAX_BYTES)).hexdigest()  # as if it were unpacked
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

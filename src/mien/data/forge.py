@@ -96,6 +96,20 @@ def _mask(images: Tensor, seeds: Seeds, points: Tensor, region: str, softness: t
     return ops.soft_ellipses(height, width, centre, radii, turn, sigma, waves)
 
 
+def face_mask(
+    images: Tensor, seeds: Seeds, points: Tensor | None = None, *, softness: tuple[float, float] = (1.0, 4.0)
+) -> Tensor:
+    """The soft mask over the face that forgeries are made in, (B, 1, H, W) in [0, 1], for forgeries of one's own.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1]; only their size counts.
+        seeds: One per image, (B,).
+        points: Eyes, tip of the nose, corners of the mouth in pixels, (B, 5, 2).
+        softness: Range of the deviation of the edge's blur, pixels of a crop of 112.
+    """
+    return _mask(images, seeds, _points(images, points), "face", softness)
+
+
 def _steps(op: str, **parameters: Tensor | list[str]) -> list[list[Step]]:
     """One step per image, with its parameters rounded for reading."""
     columns = {

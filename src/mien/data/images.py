@@ -29,6 +29,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from mien.data.listing import is_image_file, list_images, printable
+from mien.data.zipped import inside_zip, read_member
 from mien.errors import BadInput
 from mien.files import whole_file
 
@@ -97,7 +98,7 @@ def open_image(
     several pictures the first is taken.
 
     Args:
-        source: Path of a file, or the file's bytes.
+        source: Path of a file, also of one inside a zip archive (faces.zip/1.jpg); or the file's bytes.
         max_bytes: Largest file that is read.
         max_pixels: Largest width x height, checked from the header before decoding. Pillow's own limit of
             about 179 million holds besides.
@@ -143,6 +144,8 @@ def open_image(
 
 
 def _read(path: Path, name: str, max_bytes: int) -> bytes:
+    if (inside := inside_zip(path)) is not None:
+        return read_member(*inside, max_bytes)
     try:
         status = path.stat()
         regular = stat.S_ISREG(status.st_mode)  # a pipe or a device might never end

@@ -84,7 +84,8 @@ class Journal:
     def flush_logged(self, step: int, phase: Phase) -> None:
         """Write what was logged before the first step of a phase, which a resume from its start does not repeat."""
         if self.logged:
-            self.size = self.run.write_metrics({"step": step, "epoch": 0, "phase": phase.name, "logged": self._logged()})
+            line = {"step": step, "epoch": 0, "phase": phase.name, "logged": self._logged()}
+            self.size = self.run.write_metrics(line)
 
     def _logged(self) -> dict[str, float]:
         """The means of the logged numbers, which are forgotten."""

@@ -72,6 +72,15 @@ class Ranks:
         """Leave the process group."""
 
 
+def names_device(name: str) -> bool:
+    """Whether a name is that of a device to compute on, there or not.
+
+    >>> names_device("cuda:3"), names_device("pixel3")
+    (True, False)
+    """
+    return name.partition(":")[0] in ("auto", "cpu", "cuda", "mps")
+
+
 def choose_device(name: str) -> torch.device:
     """The device by name; "auto" is CUDA, then MPS, then the CPU. Raises BadInput for one that is not there."""
     if name == "auto":

@@ -1,33 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers for files, folders and folders of frames: scored in batches, row by row.
+"""Answers for files, folders of frames and video files: scored in batches, row by row.
 
-A row for every image, and after the images of a folder one row for the folder: its images taken as the frames of one
-video.
+A row for every image, frame or clip, and after those of a folder or video file one row for it: its images taken as the
+frames of one video.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mien.answering import Item, batches_of, folders_of, items_of, load_ahead, load_image
+from mien.answering import Item, Loaded
 from mien.data.batch import collate, move
 from mien.data.images import save_png
-from mien.errors import BadInput
-from mien.forensics.data import Faces, Verdict, load_face
+from mien.forensics.answer_sources import sources_of
+from mien.forensics.data import Faces, Verdict
+from mien.forensics.pooling import Pooling, video_score
 from mien.room import Answers, Row, Using
 
 if TYPE_CHECKING:
     from mien.forensics.detector import Detector
-
-Pooling = Literal["log_odds", "mean"]
 
 LIMITS = (
     "a score is a model's opinion about an image, not evidence about a person or an event",
@@ -37,25 +35,24 @@ LIMITS = (
 
 def answer(method: Detector, inputs: Sequence[Any], out: Path | None, using: Using) -> Answers:
     """See `mien.room.Room.predict`. `method` is set up for the mode already."""
-    items = items_of(inputs)
-    cut = folders_of if method.predicts_by_group else batches_of
-    batches = cut(items, using.batch_size)[: using.max_steps]
-    shown = [item for batch in batches for item in batch]
-    total = len(shown) + len({item.unit for item in shown if item.unit})
-    left_out = (f"{len(items) - len(shown)} of {len(items)} images were left out",) if len(shown) < len(items) else ()
-    return Answers(total, _rows(method, batches, out if using.pictures else None, using), (*LIMITS, *left_out))
+    sources = sources_of(method, inputs, using)
+    missing = sources.items - sources.shown
+    what = "clips" if method.frames else "images"
+    left_out = (f"{missing} of {sources.items} {what} were left out",) if missing else ()
+    rows = _rows(method, sources, out if using.pictures else None, using)
+    return Answers(sources.rows, rows, (*LIMITS, *left_out))
 
 
-def _rows(method: Detector, batches: list[list[Item]], out: Path | None, using: Using) -> Iterator[Row]:
-    size = method.image_size
-    folder = _Folder(method.pooling)
+def _rows(method: Detector, batches: Iterable[list[Loaded]], out: Path | None, using: Using) -> Iterator[Row]:
+    frames = max(method.frames, 1)
+    folder = _Folder(method.pooling, frames=frames)
     number = 0
-    for batch in load_ahead(batches, partial(_load, size=size, crop=using.crop)):
+    for batch in batches:
         scored = iter(_score(method, [image for _, image in batch if isinstance(image, Tensor)], using.device))
         for item, image in batch:
             if item.unit != folder.name:
                 yield from folder.close()
-                folder = _Folder(method.pooling, item.unit)
+                folder = _Folder(method.pooling, item.unit, frames)
             if isinstance(image, str):
                 yield Row(item.name, error=image)
                 continue
@@ -64,24 +61,15 @@ def _rows(method: Detector, batches: list[list[Item]], out: Path | None, using: 
             folder.columns = tuple(answer.columns)
             picture = _picture(out, item, number, image, answer)
             number += 1
-            yield Row(item.name, _values(answer.score, 1, picture, answer.columns))
+            yield Row(item.name, _values(answer.score, frames, picture, answer.columns))
     yield from folder.close()
 
 
-def _load(source: Any, size: int, crop: str) -> Tensor:
-    if not isinstance(source, Path):
-        return load_image(source, size)
-    image = load_face(source, size, crop)
-    if image is None:
-        raise BadInput("no face found")
-    return image
-
-
 class _Folder:
-    """The scores of a folder's images."""
+    """The scores of a folder's images, or of a video's frames or clips."""
 
-    def __init__(self, pooling: Pooling, name: str = "") -> None:
-        self.pooling, self.name = pooling, name
+    def __init__(self, pooling: Pooling, name: str = "", frames: int = 1) -> None:
+        self.pooling, self.name, self.frames = pooling, name, frames
         self.scores: list[float] = []
         self.columns: Sequence[str] = ()
 
@@ -89,20 +77,9 @@ class _Folder:
         """The folder's own row, if it is one."""
         if self.name and self.scores:
             score = video_score(np.array(self.scores), self.pooling)
-            yield Row(self.name, _values(score, len(self.scores), None, dict.fromkeys(self.columns)))
+            yield Row(self.name, _values(score, self.frames * len(self.scores), None, dict.fromkeys(self.columns)))
         elif self.name:
             yield Row(self.name, error="none of its images could be scored")
-
-
-def video_score(scores: np.ndarray, pooling: Pooling = "log_odds") -> float:
-    """One score for the frames or clips of a video: (n,) in [0, 1] -> a number in [0, 1].
-
-    "log_odds" is the mean of their log odds, "mean" the mean of the scores themselves.
-    """
-    if pooling == "mean":
-        return float(scores.mean())
-    odds = np.clip(scores.astype(np.float64), 1e-7, 1 - 1e-7)
-    return float(1 / (1 + np.exp(-np.mean(np.log(odds / (1 - odds))))))
 
 
 def _values(score: float, frames: int, picture: str | None, columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,6 +115,7 @@ def _picture(out: Path | None, item: Item, number: int, image: Tensor, answer: _
     """Write the input, where its score comes from, and what else the method shows, side by side."""
     if out is None or (answer.evidence is None and answer.picture is None):
         return None
+    image = image if image.ndim == 3 else image[len(image) // 2]  # of a clip the middle frame
     stem = Path(item.name).stem.replace(" ", "-") or "image"
     name = f"evidence-{number:05d}-{stem}.png"
     shown = [image] if answer.evidence is None else [image, overlay(image, answer.evidence)]

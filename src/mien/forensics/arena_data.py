@@ -24,6 +24,7 @@ from mien.data.splits import split_by_group
 from mien.engine import TrainingData
 from mien.errors import BadInput
 from mien.forensics.clients import ClientFaces, plan_of
+from mien.forensics.clips import ClipDetector
 from mien.forensics.data import Faces, ForgedFrames
 from mien.forensics.detector import Detector
 from mien.forensics.opening import (
@@ -36,6 +37,7 @@ from mien.forensics.opening import (
     load_people,
 )
 from mien.forensics.people import People, table_people
+from mien.forensics.still_clips import StillClips
 
 CLEAN = "clean"
 PERTURBATIONS = ("jpeg", "blur", "noise", "contrast", "resize")
@@ -146,7 +148,8 @@ def training(detector: Detector, found: Material, kinds: Sequence[str], seed: in
     if plan_of(detector) is not None:
         return _clients(detector, found, kinds, seed)
     train = BUILDERS[detector.sees][0](detector, found.train, kinds, seed)
-    return OpenedData(train, None, found.manifest)
+    data = OpenedData(train, None, found.manifest)
+    return detector.with_further_data(data, seed) if isinstance(detector, ClipDetector) else data
 
 
 def exam(detector: Detector, found: Material, seed: int) -> Dataset[Faces]:
@@ -173,9 +176,23 @@ def _test_frames(detector: Detector, part: Part, kinds: Sequence[str], seed: int
     return ForgedFrames(part.faces, part.people, detector.image_size, kinds=kinds, seed=seed, frames=1)
 
 
+def _films(detector: Detector, part: Part, kinds: Sequence[str], seed: int) -> Dataset[Faces]:
+    shape = (detector.image_size, detector.frames)
+    return StillClips(part.faces, part.people, *shape, kinds=kinds, seed=seed, training=True)
+
+
+def _test_films(detector: Detector, part: Part, kinds: Sequence[str], seed: int) -> Dataset[Faces]:
+    shape = (detector.image_size, detector.frames)
+    return StillClips(part.faces, part.people, *shape, kinds=kinds, seed=seed, per_unit=1)
+
+
 Builder = Callable[[Detector, Part, Sequence[str], int], Dataset[Faces]]
 
-BUILDERS: dict[str, tuple[Builder, Builder]] = {"faces": (_frames, _test_frames)}
+BUILDERS: dict[str, tuple[Builder, Builder]] = {
+    "faces": (_frames, _test_frames),
+    "clips": (_films, _test_films),
+    "edits": (_frames, _test_frames),  # learnt by the label: nobody knows the lists of these forgeries
+}
 """`Detector.sees` -> who makes training data, and who test data: (detector, part, kinds, seed)."""
 
 

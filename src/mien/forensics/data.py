@@ -35,6 +35,7 @@ class Faces:
         path: The file; "" for a generated image.
         mask: (1, H, W) in [0, 1], where it was forged; None if nobody knows.
         unit: The video that gets one score together; "" for a single picture.
+        attributes: What else is known about who is seen, name ("race") -> value, in a batch -> list of values.
     """
 
     image: Tensor
@@ -44,6 +45,7 @@ class Faces:
     path: str | list[str] = ""
     mask: Tensor | None = None
     unit: str | list[str] = ""
+    attributes: Mapping[str, str | list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -90,7 +92,9 @@ class FaceRecords(Dataset[Faces]):
         if self.flip and torch.rand(()) < 0.5:
             image = image.flip(-1)
         label = -1 if record.label is None else record.label
-        return Faces(image, label, record.group, record.kind, str(record.path), None, self.units[index])
+        return Faces(
+            image, label, record.group, record.kind, str(record.path), None, self.units[index], dict(record.attributes)
+        )
 
     def manifest(self, description: str) -> dict[str, Any]:
         """Groups and file hashes, for the check that test data were not trained on."""
@@ -120,6 +124,8 @@ class ForgedFrames(Dataset[Faces]):
         seed: Of the forgeries.
         training: Random windows and mirroring; otherwise the middle.
         frames: Faces per unit; a person's faces of a kind are dealt into units of at most so many.
+        attributes: What is known about who is seen in each face, name -> value.
+        donors: Name of the set from which each face's donors for a swap come; by default all faces are one set.
     """
 
     def __init__(
@@ -132,15 +138,18 @@ class ForgedFrames(Dataset[Faces]):
         seed: int = 0,
         training: bool = False,
         frames: int = 12,
+        attributes: Sequence[Mapping[str, str]] = (),
+        donors: Sequence[str] | None = None,
     ) -> None:
-        pairs = PairedForgeries(faces, people, kinds=kinds, seed=seed, real_copies=1)
+        pairs = PairedForgeries(faces, people, kinds=kinds, seed=seed, real_copies=1, splits=donors)
         made = pairs.arrays()
         assert isinstance(made.label, Tensor)
         assert isinstance(made.item, Tensor)
         self.image, self.mask, self.label = made.image, made.mask, made.label
         self.kinds, self.groups = list(made.kind), list(made.group)
         self.size, self.training, self.seeded = size, training, training
-        self.units = _units(self.groups, self.kinds, frames)
+        self.units = units_of(self.groups, self.kinds, frames)
+        self.attributes = [attributes[i] for i in made.item.tolist()] if len(attributes) else []
 
     def __len__(self) -> int:
         return len(self.image)
@@ -160,10 +169,11 @@ class ForgedFrames(Dataset[Faces]):
         if self.training and torch.rand(()) < 0.5:
             image, mask = image.flip(-1), mask.flip(-1)
         kind, group, unit = self.kinds[index], self.groups[index], self.units[index]
-        return Faces(image, int(self.label[index]), group, kind, "", mask, unit)
+        known = self.attributes[index] if self.attributes else {}
+        return Faces(image, int(self.label[index]), group, kind, "", mask, unit, known)
 
 
-def _units(groups: Sequence[str], kinds: Sequence[str], frames: int) -> list[str]:
+def units_of(groups: Sequence[str], kinds: Sequence[str], frames: int) -> list[str]:
     """Names of units: person, kind and a running number for every `frames` faces."""
     seen: dict[tuple[str, str], int] = {}
     names = []

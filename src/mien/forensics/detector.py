@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from mien.engine import Method, Phase
+from mien.engine import Method, Phase, TrainingData
 from mien.engine.method import Losses, Optimizers
 from mien.errors import BadInput
-from mien.forensics.answers import Pooling
 from mien.forensics.data import Faces, Verdict
+from mien.forensics.pooling import Pooling
 from mien.metrics.intervals import Interval
 from mien.nn.gradcam import gradcam
 from mien.nn.network import Network
@@ -84,6 +84,10 @@ class Detector(Method):
 
     def further_figures(self, data: Dataset[Any], *, batch_size: int = 64, seed: int = 0) -> Mapping[str, Interval]:
         """Figures of this method alone, beside those that all detectors have; by default none."""
+        return {}
+
+    def phases(self, epochs: int, data: TrainingData) -> Mapping[str, int]:
+        """Stages in which it is trained on `data` and their epochs, when `epochs` are asked for; none: in one."""
         return {}
 
     def use_source(self, source: Dataset[Any] | None) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 from mien.data.folders import Record
 from mien.data.listing import list_images, natural_key, printable
+from mien.data.video import is_video_file
 from mien.errors import BadInput, unknown_name
 
 FRAME_FOLDERS = ("frames", "images", "faces", "crops")
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
 
 _HELP = {
     "FaceForensics++": "ask its authors (Roessler et al., TU Munich) through their request form, extract the frames to "
@@ -26,8 +26,15 @@ _HELP = {
     "to Celeb-real/frames/id0_0000/*.png, likewise YouTube-real and Celeb-synthesis, beside List_of_testing_videos.txt",
     "DFDC preview": "download it from Meta AI's page of the DFDC after accepting the terms, and extract the frames of "
     "each video that dataset.json lists to a folder of the video's name without .mp4, or to method_A/frames/NAME/*.png",
+    "DeepfakeNIR": "ask its authors (Wang et al., Xidian University) for it and unpack every archive in place: folders "
+    "named sub5 (a real subject) and sub3_5 (face 3 on subject 5) that hold videos (*.mp4) or frames (*.png)",
+    "ForgeryNIR": "ask its authors (Wang et al., Xidian University), and unpack a set so "
+    "that ForgeryNIR-std holds 0_real/*.png, likewise cyclegan, progan, stylegan and stylegan2",
     "WildDeepfake": "ask its authors (Zi et al., Fudan University) through their request form and unpack every archive "
     "in place: real_train/NUMBER/real/SEQUENCE/*.png, likewise fake_train, real_test and fake_test",
+    "Seq-DeepFake": "ask its authors (Shao, Wu, Liu; project page of SeqDeepFake) and unpack it so that "
+    "facial_components and facial_attributes each hold annotations/train.csv, val.csv and test.csv beside "
+    "images/train/EDITS/*.jpg, with the unedited faces in images/train/original, likewise val and test",
 }
 
 
@@ -57,8 +64,11 @@ def child(folder: Path, name: str) -> Path:
     return next((entry for entry in sorted(folder.iterdir()) if entry.name.lower() == name.lower()), folder / name)
 
 
-def videos_in(folder: Path, name: str, frames: str | None) -> dict[str, Path]:
-    """Folders of frames by video name: in the frame folder of `folder`, or in `folder` itself."""
+def videos_in(folder: Path, name: str, frames: str | None, *, files: bool = False) -> dict[str, Path]:
+    """Folders of frames by video name: in the frame folder of `folder`, or in `folder` itself.
+
+    With `files`, where there are no frames, the video files themselves.
+    """
     if not folder.is_dir():
         raise no_data(name, f"no folder {folder}")
     present = [f for f in ([frames] if frames else FRAME_FOLDERS) if (folder / f).is_dir()]
@@ -70,8 +80,11 @@ def videos_in(folder: Path, name: str, frames: str | None) -> dict[str, Path]:
     inside = sorted(base.iterdir(), key=natural_key)
     videos = {entry.name: entry for entry in inside if entry.is_dir() and not entry.name.startswith(".")}
     if not present:
-        files = [*inside, *(videos.pop("videos").iterdir() if "videos" in videos else [])]
-        if not videos and any(file.suffix.lower() in VIDEO_SUFFIXES for file in files):
+        entries = [*inside, *(videos.pop("videos").iterdir() if "videos" in videos else [])]
+        found = {entry.stem: entry for entry in sorted(entries, key=natural_key) if is_video_file(entry)}
+        if not videos and found:
+            if files:
+                return found
             raise no_data(name, f"{folder} holds videos but no frames")
     if not videos:
         raise no_data(name, f"no folders of frames in {base}")
@@ -79,7 +92,9 @@ def videos_in(folder: Path, name: str, frames: str | None) -> dict[str, Path]:
 
 
 def frame_records(folder: Path, label: int, group: str, kind: str, video: str) -> list[Record]:
-    """The frames of one video in natural order; empty if the folder holds none."""
+    """The frames of one video in natural order; empty if the folder holds none. A video file is one record."""
+    if folder.is_file():
+        return [Record(folder, label, group, kind, 0, video)]
     return [Record(path, label, group, kind, i, video) for i, path in enumerate(list_images(folder))]
 
 

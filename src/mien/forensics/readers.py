@@ -5,7 +5,7 @@ Each reader takes the folder and a split and returns records sorted by video and
 the set's own name of the forgery; `video` one folder of frames; `group` what must not be split, by the rule that each
 reader states. Groups carry the set's name, so that equal numbers in two sets are not taken for one person.
 
-The sets are videos; frames, usually face crops, are extracted beforehand into one folder per video that is named like
+Most sets are videos; frames, usually face crops, are extracted beforehand into one folder per video that is named like
 the video. Where a set's own layout has a folder "videos", the frames lie beside it in "frames" (or images, faces,
 crops).
 """
@@ -20,7 +20,10 @@ from pathlib import Path
 from mien.data.folders import Record
 from mien.data.listing import list_images, natural_key, printable
 from mien.errors import BadInput, unknown_name
+from mien.forensics.deepfake_nir import deepfake_nir, deepfake_nir_perturbed, is_deepfake_nir
 from mien.forensics.dfdc import dfdc_preview
+from mien.forensics.fairfd_data import fairfd, looks_like_fairfd
+from mien.forensics.forgery_nir import forgery_nir, looks_like_forgery_nir
 from mien.forensics.frame_folders import (
     check_split,
     child,
@@ -31,6 +34,7 @@ from mien.forensics.frame_folders import (
     root_folder,
     videos_in,
 )
+from mien.forensics.seq_deepfake import seq_deepfake
 
 COMPRESSIONS = ("raw", "c0", "c23", "c40")  # "c0" is the older name of "raw"
 FACEFORENSICS_KINDS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")
@@ -56,6 +60,7 @@ def faceforensics(
     compression: str = "c23",
     frames: str | None = None,
     partial: bool = False,
+    files: bool = False,
 ) -> list[Record]:
     """FaceForensics++ (Roessler et al., ICCV 2019): 1,000 originals, and each forged by every kind.
 
@@ -71,6 +76,7 @@ def faceforensics(
         compression: raw (or c0), c23 (the usual choice) or c40.
         frames: Name of the frame folders where there are several.
         partial: Accept that videos of the split have no frames.
+        files: Take the video files where there are no frames.
 
     Raises:
         BadInput: What is missing, where to get it and how it must lie; an unknown split, kind or compression.
@@ -95,7 +101,7 @@ def faceforensics(
     sources = [("original_sequences", "youtube", 0, "real", groups)]
     sources += [("manipulated_sequences", kind, 1, kind, forged) for kind in kinds]
     for top, middle, label, kind, wanted in sources:
-        videos = videos_in(root / top / middle / compression, name, frames)
+        videos = videos_in(root / top / middle / compression, name, frames, files=files)
         for video, group in sorted(wanted.items()):
             place = f"{middle}/{compression}/{video}"
             found = video in videos and frame_records(
@@ -113,6 +119,7 @@ def deepfake_detection(
     compression: str = "c23",
     frames: str | None = None,
     partial: bool = False,
+    files: bool = False,
 ) -> list[Record]:
     """DeepFakeDetection (Google and Jigsaw, 2019), published inside FaceForensics++: 28 actors, 363 originals.
 
@@ -125,6 +132,7 @@ def deepfake_detection(
         compression: raw (or c0), c23 or c40.
         frames: Name of the frame folders where there are several.
         partial: Accept videos without frames.
+        files: Take the video files where there are no frames.
 
     Raises:
         BadInput: As `faceforensics`.
@@ -142,7 +150,7 @@ def deepfake_detection(
         (root / "original_sequences" / "actors", 0, "real"),
         (root / "manipulated_sequences" / name, 1, name),
     ):
-        for video, path in videos_in(place / compression, name, frames).items():
+        for video, path in videos_in(place / compression, name, frames, files=files).items():
             actor = re.match(r"\d+", video)
             if actor is None:
                 raise BadInput(f"{name}: video {printable(video)} does not begin with the number of an actor")
@@ -155,7 +163,12 @@ def deepfake_detection(
 
 
 def celeb_df(
-    folder: str | os.PathLike[str], split: str = "train", *, frames: str | None = None, partial: bool = False
+    folder: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    frames: str | None = None,
+    partial: bool = False,
+    files: bool = False,
 ) -> list[Record]:
     """Celeb-DF v2 (Li et al., CVPR 2020): 590 and 300 real videos, 5,639 forged ones, 518 of them listed for test.
 
@@ -170,6 +183,7 @@ def celeb_df(
         split: train (what is not listed), test (what is), or all.
         frames: Name of the frame folders where there are several.
         partial: Accept listed videos, and folders of train, without frames.
+        files: Take the video files where there are no frames.
 
     Raises:
         BadInput: What is missing, where to get it and how it must lie; a list that contradicts the folders.
@@ -184,7 +198,7 @@ def celeb_df(
     missing: list[str] = []
     count = 0
     for part, label in parts.items():
-        videos = videos_in(child(root, part), name, frames)
+        videos = videos_in(child(root, part), name, frames, files=files)
         everything = {*videos, *(video for p, video in listed if p == part)}
         wanted = [
             video
@@ -290,7 +304,16 @@ READERS: dict[str, Callable[..., list[Record]]] = {
     "celeb-df": celeb_df,
     "dfdc-preview": dfdc_preview,
     "wilddeepfake": wild_deepfake,
+    "forgerynir": forgery_nir,
+    "deepfake-nir": deepfake_nir,
+    "deepfake-nir-perturbed": deepfake_nir_perturbed,
+    "fairfd": fairfd,
+    "seq-deepfake": seq_deepfake,
 }
+
+
+WITH_FILES = frozenset({"faceforensics", "deepfake-detection", "celeb-df"})
+"""Readers that take video files where they are told to; those of DeepfakeNIR take what there is."""
 
 
 def recognise(folder: str | os.PathLike[str]) -> str | None:
@@ -309,4 +332,12 @@ def recognise(folder: str | os.PathLike[str]) -> str | None:
         return "dfdc-preview"
     if any((folder / f"real_{part}").is_dir() and (folder / f"fake_{part}").is_dir() for part in ("train", "test")):
         return "wilddeepfake"
+    if looks_like_forgery_nir(folder):
+        return "forgerynir"
+    if looks_like_fairfd(folder):
+        return "fairfd"
+    if any((folder / part / "annotations").is_dir() for part in ("facial_components", "facial_attributes")):
+        return "seq-deepfake"
+    if is_deepfake_nir(folder):
+        return "deepfake-nir"
     return None

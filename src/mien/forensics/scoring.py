@@ -11,12 +11,13 @@ import numpy as np
 
 from mien.engine import Method, predictions
 from mien.errors import BadInput
-from mien.forensics.answers import Pooling, video_score
 from mien.forensics.data import Faces, Verdict
+from mien.forensics.pooling import Pooling, video_score
 from mien.metrics.binary import OneClass, members
 from mien.metrics.intervals import Interval, metric_interval
 
 THRESHOLD = 0.5
+_FIELDS = ("score", "label", "group", "kind", "name", "unit")
 METRICS = ("auc", "average_precision", "eer", "accuracy", "balanced_accuracy", "brier")
 
 
@@ -30,6 +31,8 @@ class Scored:
         group: Person or source video, (N,): what intervals are drawn over.
         kind: "real" or the kind of forgery, (N,).
         name: What it is called, (N,): the file or the video.
+        unit: The video that a frame belongs to, (N,).
+        attributes: What else is known about who is seen in each, name -> value; empty where nothing is.
     """
 
     score: np.ndarray
@@ -38,6 +41,7 @@ class Scored:
     kind: list[str]
     name: list[str]
     unit: list[str] = field(default_factory=list)
+    attributes: list[dict[str, str]] = field(default_factory=list)
 
     def videos(self, pooling: Pooling = "log_odds") -> Scored:
         """One entry per unit, its score that of its frames or clips together, in order of first appearance."""
@@ -64,7 +68,7 @@ def score(
     method: Method, dataset: Any, *, batch_size: int = 64, workers: int = 0, max_batches: int | None = None
 ) -> Scored:
     """The method's scores on a data set of `Faces`. Samples of unknown label (-1) are refused."""
-    parts: dict[str, list[Any]] = {name: [] for name in ("score", "label", "group", "kind", "name", "unit")}
+    parts: dict[str, list[Any]] = {name: [] for name in (*_FIELDS, "attributes")}
     stream = predictions(method, dataset, batch_size, workers=workers, cap=batch_size)
     for step, (batch, verdict) in enumerate(stream, start=1):
         _collect(parts, batch, verdict)
@@ -75,7 +79,7 @@ def score(
         raise BadInput(
             f"{int((labels < 0).sum())} of {len(labels)} images have no label: evaluation needs real and forged"
         )
-    return Scored(np.array(parts["score"]), labels, parts["group"], parts["kind"], parts["name"], parts["unit"])
+    return Scored(np.array(parts["score"]), labels, **{name: parts[name] for name in (*_FIELDS[2:], "attributes")})
 
 
 def _collect(parts: dict[str, list[Any]], batch: Faces, verdict: Verdict) -> None:
@@ -88,6 +92,8 @@ def _collect(parts: dict[str, list[Any]], batch: Faces, verdict: Verdict) -> Non
     parts["name"].extend(path or f"sample {start + i}" for i, path in enumerate(batch.path))
     parts["unit"].extend(unit or parts["name"][start + i] for i, unit in enumerate(batch.unit))
     assert len(batch.group) == count
+    columns: dict[str, Any] = dict(batch.attributes)
+    parts["attributes"].extend({name: values[i] for name, values in columns.items()} for i in range(count))
 
 
 def figures(scored: Scored, seed: int = 0, pooling: Pooling = "log_odds") -> dict[str, Interval]:
@@ -104,7 +110,7 @@ def by_kind(scored: Scored, seed: int = 0) -> dict[str, Interval]:
     table = {}
     for kind, mask in members(scored.kind, "real").items():
         rows = np.flatnonzero(mask)
-        part = Scored(scored.score[rows], scored.label[rows], *_picked(scored, rows))
+        part = _part(scored, rows)
         table[kind] = _interval("auc", part, seed)
     return table
 
@@ -125,13 +131,14 @@ def by_client(
     for client in dict.fromkeys(names):
         rows = np.flatnonzero(np.array(names) == client)
         if len(set(scored.label[rows].tolist())) == 2:
-            part = Scored(scored.score[rows], scored.label[rows], *_picked(scored, rows))
+            part = _part(scored, rows)
             table[client] = figures(part, seed, pooling)
     return table
 
 
-def _picked(scored: Scored, rows: np.ndarray) -> tuple[list[str], ...]:
-    return tuple([column[i] for i in rows] for column in (scored.group, scored.kind, scored.name, scored.unit))
+def _part(scored: Scored, rows: np.ndarray) -> Scored:
+    columns = (scored.group, scored.kind, scored.name, scored.unit)
+    return Scored(scored.score[rows], scored.label[rows], *([column[i] for i in rows] for column in columns))
 
 
 def _interval(metric: str, scored: Scored, seed: int) -> Interval:

@@ -110,8 +110,8 @@ class Network:
 
     Args:
         name: A name of timm (`timm.list_models()`), "xception" (timm's legacy_xception), "tiny_cnn",
-            "tiny_cnn_highpass", "tiny_blocks" or "tiny_vit"; for 32 x 32 pixels "preact_resnet18", "wrn_34_10" (also
-            wrn_34_1, 3, 5, 7) or "cifar_resnet34" (also 18, 50).
+            "tiny_cnn_highpass", "tiny_blocks", "tiny_blocks_highpass" or "tiny_vit"; for 32 x 32 pixels
+            "preact_resnet18", "wrn_34_10" (also wrn_34_1, 3, 5, 7) or "cifar_resnet34" (also 18, 50).
         pretrained: Start from the weights that timm knows for this name; they are downloaded.
         weights: Start from a file instead: safetensors, or .pth read without unpickling code. The last layer is left
             out where its number of classes differs.

@@ -101,6 +101,12 @@ def least_squares(outputs: Features, *, real: bool) -> Tensor:
     return torch.stack([(scale[-1] - target).square().mean() for scale in outputs]).sum()
 
 
+def hinge(outputs: Features, *, real: bool) -> Tensor:
+    """The discriminator's hinge loss: mean relu(1 - score) of real images, relu(1 + score) of fakes, over scales."""
+    sign = -1.0 if real else 1.0
+    return torch.stack([F.relu(1 + sign * scale[-1]).mean() for scale in outputs]).sum()
+
+
 def feature_matching(fake: Features, real: Features) -> Tensor:
     """L1 between the discriminator's features of fake and real images, all layers but the scores; real is fixed.
 

@@ -58,12 +58,14 @@ class TinyBlocks(nn.Module):
 
     Args:
         num_classes: Outputs; 0 for the mean of the feature map.
+        high_pass: See nothing but `local_high_pass` of the image: artefacts are easier to see there.
 
     Input (B, 3, H, W) in [0, 1], H and W at least 8; output (B, num_classes) logits, or (B, 64).
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, high_pass: bool = False) -> None:
         super().__init__()
+        self.high_pass = high_pass
         layers: list[nn.Module] = []
         channels = 3
         for width in (16, 32, 48, 64):
@@ -76,11 +78,11 @@ class TinyBlocks(nn.Module):
 
     def forward_features(self, image: Tensor) -> Tensor:
         """The feature map (B, 64, H / 8, W / 8)."""
-        return self.features(image)
+        return self.features(_HIGH_PASS_GAIN * local_high_pass(image) if self.high_pass else image)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch."""
-        return self.fc(self.features(image).mean(dim=(2, 3)))
+        return self.fc(self.forward_features(image).mean(dim=(2, 3)))
 
 
 def tiny_vit(num_classes: int, image_size: int) -> nn.Module:
@@ -110,10 +112,15 @@ def _blocks(num_classes: int, image_size: int) -> nn.Module:
     return TinyBlocks(num_classes)
 
 
+def _high_pass_blocks(num_classes: int, image_size: int) -> nn.Module:
+    return TinyBlocks(num_classes, high_pass=True)
+
+
 TINY: dict[str, Callable[[int, int], nn.Module]] = {
     "tiny_cnn": _plain,
     "tiny_cnn_highpass": _high_pass,
     "tiny_blocks": _blocks,
+    "tiny_blocks_highpass": _high_pass_blocks,
     "tiny_vit": tiny_vit,
 }
 """Name -> constructor, called with the number of classes and the side of the images."""

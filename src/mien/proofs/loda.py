@@ -44,8 +44,8 @@ RATES: dict[type[ContinualClassifier], float] = {
     NullSpaceLoRA: 0.01,
     LoDA: 0.003,
 }
-"""Learning rates: the best of each way on a quarter of the training images held out, with seeds 100 and 101: of 12 pairs
-of rate and `RHO_MAX` for LoDA, of 6 rates for each other way of using LoRA, of 8 for heads alone."""
+"""Learning rates: the best of each way on a quarter of the training images held out, with seeds 100 and 101: of 12
+pairs of rate and `RHO_MAX` for LoDA, of 6 rates for each other way of using LoRA, of 8 for heads alone."""
 RHO_MAX = 0.003
 """Chosen with LoDA's rate; the adapters of this network are so small that the paper's 0.3 would move them far."""
 ALIGNMENT = Alignment(epochs=40)

@@ -37,9 +37,12 @@ from mien.restoration.tad_sr import TADSR, Distillation
 SIDE, SCALE, BATCH = 32, 4, 16
 CROPS, TEST_CROPS = 1024, 192
 TEACHER_STEPS, STUDENT_STEPS = 2500, 600
+TEACHER_RATE, STUDENT_RATE = 1e-3, 2e-4
 HELD_OUT = "Set14"
 """A folder of this name inside the data is tested on and never trained on."""
-NETWORK = UNetSize(24, (1, 2), 1, attention=(1,), window=8, width=32, depth=1)
+NETWORK = UNetSize(16, (1, 2), 1, attention=())
+PROCESS = ResidualShift(steps=8)
+DEGRADATION = Degradation("blur-noise")
 
 
 class Crops(Dataset[Degraded]):
@@ -94,8 +97,7 @@ def _crops(pictures: list[Picture | Tensor], count: int, seed: int) -> Crops:
             drawn.append(image[:, top : top + SIDE, left : left + SIDE])
         image = torch.stack(drawn)
         image = image[laplacian(image).argsort(descending=True)[:count].sort().values]
-        how = Degradation("blur-noise")
-        return Crops(image, torch.stack([how.apply(crop, SCALE) for crop in image]))
+        return Crops(image, torch.stack([DEGRADATION.apply(crop, SCALE) for crop in image]))
 
 
 def make_data(data: str, seed: int) -> Data:
@@ -132,13 +134,13 @@ def _method(**how: Any) -> TADSR:
     return TADSR(
         scale=SCALE,
         network=NETWORK,
-        process=ResidualShift(steps=8),
+        process=PROCESS,
         autoencoder=Autoencoder(colours=1),
-        degradation=Degradation("blur-noise"),
+        degradation=DEGRADATION,
         crop=SIDE,
         distillation=Distillation(**{"score_steps": 2, **how}),
-        optimizer=Recipe(lr=2e-4, schedule="cosine"),
-        discriminator_optimizer=Recipe(lr=2e-4),
+        optimizer=Recipe(lr=STUDENT_RATE, weight_decay=0.0, schedule="cosine"),
+        discriminator_optimizer=Recipe(lr=STUDENT_RATE, weight_decay=0.0),
     )
 
 
@@ -150,7 +152,7 @@ def _teacher(seed: Seed) -> TADSR:
         with kept_generators():
             seed_all(stable_seed(seed.number, "teacher"))
             method = _method()
-            method.optimizer = Recipe(lr=1e-3, schedule="cosine", warmup_steps=50)
+            method.optimizer = Recipe(lr=TEACHER_RATE, weight_decay=0.0, schedule="cosine", warmup_steps=50)
             _fit(method, "teacher", seed, TEACHER_STEPS)
         method.eval()
         for crops in (data.train, data.test):

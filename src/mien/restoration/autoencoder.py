@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mien.errors import BadInput
+from mien.errors import BadInput, MissingExtra
 
 
 class PixelSpace(nn.Module):
@@ -35,15 +35,19 @@ class LatentSpace(nn.Module):
 
     Args:
         model: A VQModel (its code book is used in decoding) or an AutoencoderKL (the mean of its posterior).
+        gain: What latents are multiplied by, after the model's own shift is taken off; None for the scaling factor of
+            an AutoencoderKL, and for 1 with a VQModel: diffusers gives every VQModel without a factor that of another
+            model, and residual shifting is done in the latents as they are.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, gain: float | None = None) -> None:
         super().__init__()
         self.model: Any = model.requires_grad_(False).eval()
         config = model.config
         self.colours, self.channels = int(config.in_channels), int(config.latent_channels)
         self.factor = 2 ** (len(config.block_out_channels) - 1)
-        self.gain = float(getattr(config, "scaling_factor", None) or 1.0)
+        own = 1.0 if config.get("num_vq_embeddings") else float(config.get("scaling_factor") or 1.0)
+        self.gain, self.shift = own if gain is None else gain, float(config.get("shift_factor") or 0.0)
 
     def train(self, mode: bool = True) -> LatentSpace:
         """Always in eval mode."""
@@ -53,11 +57,11 @@ class LatentSpace(nn.Module):
         """(B, C, H, W) in [0, 1] to latents (B, c, H / factor, W / factor)."""
         found = self.model.encode(image * 2 - 1)
         latent = found.latents if hasattr(found, "latents") else found.latent_dist.mode()
-        return latent * self.gain
+        return (latent - self.shift) * self.gain
 
     def decode(self, latent: Tensor) -> Tensor:
         """Back to [0, 1], clamped."""
-        return ((self.model.decode(latent / self.gain).sample + 1) / 2).clamp(0, 1)
+        return ((self.model.decode(latent / self.gain + self.shift).sample + 1) / 2).clamp(0, 1)
 
 
 Space = PixelSpace | LatentSpace
@@ -68,31 +72,37 @@ class Autoencoder:
     """Which space. Plain data, for the command line and config.json.
 
     Args:
-        name: "pixel"; or a folder, or a name on the hub, that holds a VQModel or AutoencoderKL of diffusers.
+        name: "pixel"; or a folder, or a name on the hub, that holds a VQModel or AutoencoderKL of diffusers (extra
+            `diffusion`). A model that was trained with it needs it again when it is loaded.
         colours: Channels of images in pixel space: 3, or 1 for grey.
         subfolder: Where in the folder or hub entry the autoencoder lies, as in pipelines ("vqvae", "vae").
+        gain: What latents are multiplied by; None for 1 with a VQModel, for its scaling factor with an AutoencoderKL.
     """
 
     name: str = "pixel"
     colours: int = 3
     subfolder: str | None = None
+    gain: float | None = None
 
     def __post_init__(self) -> None:
         if self.colours not in (1, 3):
             raise BadInput(f"autoencoder.colours is {self.colours}: use 3, or 1 for grey")
+        if self.gain is not None and not self.gain > 0:
+            raise BadInput(f"autoencoder.gain is {self.gain}: it must be above 0")
 
     def build(self) -> Space:
         """The space.
 
         Raises:
-            BadInput: The extra is missing, the files are not there and cannot be fetched, or hold something else.
+            MissingExtra: Latents are wanted, and diffusers is not installed.
+            BadInput: The files are not there and cannot be fetched, or hold something else.
         """
         if self.name == "pixel":
             return PixelSpace(self.colours)
         try:
             import diffusers
         except ImportError as error:
-            raise BadInput("autoencoder: latents need the extra 'diffusion': pip install 'mien[diffusion]'") from error
+            raise MissingExtra(f"autoencoder {self.name!r}", "diffusion") from error
         try:
             kind = diffusers.AutoModel.load_config(self.name, subfolder=self.subfolder)["_class_name"]
             if kind not in ("VQModel", "AutoencoderKL"):
@@ -103,9 +113,11 @@ class Autoencoder:
         except BadInput:
             raise
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            where = "is no folder of an autoencoder" if Path(self.name).exists() else "cannot be fetched"
+            there = Path(self.name).exists()
             raise BadInput(
-                f"autoencoder {self.name!r} {where}: give a folder with config.json and "
-                "diffusion_pytorch_model.safetensors, or a name on the hub with a connection"
+                f"autoencoder {self.name!r} {'is no' if there else 'cannot be fetched, and is no'} folder with "
+                "config.json and diffusion_pytorch_model.safetensors: give such a folder"
+                + ("" if self.subfolder or not there else ", or its subfolder")
+                + ("" if there else ", or the name of an entry of the hub that has both, with a connection")
             ) from error
-        return LatentSpace(model)
+        return LatentSpace(model, self.gain)

@@ -60,7 +60,7 @@ class Restoration(Room):
         if preset == "paper":
             return Preset(settings={"batch_size": 64}, epochs=50)
         network = {"base": 16, "multipliers": [1, 2], "blocks": 1, "attention": [1], "width": 32, "norm": "pixel"}
-        recipe = {"lr": 1e-3, "warmup_steps": 50}
+        recipe = {"lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 50}
         return Preset(
             {
                 "network": network,
@@ -68,7 +68,7 @@ class Restoration(Room):
                 "process": {"steps": 8},
                 "distillation": {"score_steps": 2},
                 "optimizer": recipe,
-                "discriminator_optimizer": {"lr": 2e-4},
+                "discriminator_optimizer": {"lr": 2e-4, "weight_decay": 0.0},
                 "ema": 0.99,
             },
             {"batch_size": 16},

@@ -173,8 +173,8 @@ class TADSR(Restorer):
         degradation: Degradation = Degradation(),
         crop: int = 256,
         distillation: Distillation = Distillation(),
-        optimizer: Recipe = Recipe(lr=5e-5, warmup_steps=5000),
-        discriminator_optimizer: Recipe = Recipe(lr=5e-5, warmup_steps=5000),
+        optimizer: Recipe = Recipe(lr=5e-5, weight_decay=0.0, warmup_steps=5000),
+        discriminator_optimizer: Recipe = Recipe(lr=5e-5, weight_decay=0.0, warmup_steps=5000),
         ema: float = 0.999,
     ) -> None:
         super().__init__(scale=scale, autoencoder=autoencoder, degradation=degradation, crop=crop)

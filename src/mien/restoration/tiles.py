@@ -26,19 +26,24 @@ from mien.restoration.restorer import Restorer, pad_to
 
 FADE = 8
 """Half the width in result pixels of the band in which neighbouring tiles are faded into each other."""
+NO_REACH = -1
+"""What `reach` answers for a network that looks at the whole map."""
 
 
-def reach(method: Restorer, most: int = 512) -> int:
+def reach(method: Restorer, most: int = 256) -> int:
     """How far the result around a changed pixel changes by more than a thousandth of a grey level, in result pixels.
 
-    Measured on noise, on ever larger pictures until the change ends inside; at most `most`, half the largest picture.
+    Measured on noise, on ever larger pictures until the change ends inside. `NO_REACH` when it does not within `most`
+    pixels, as with statistics over the map: no margin makes tiles of such a network equal to the whole.
     """
     side = method.divisor
     while True:
         side = min(2 * side, 2 * most)
         far = _change(method, side)
-        if far < side // 2 - method.divisor // 2 or side == 2 * most:
+        if far < side // 2 - method.divisor // 2:
             return far
+        if side == 2 * most:
+            return NO_REACH
 
 
 @torch.no_grad()

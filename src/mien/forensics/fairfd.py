@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Thinking Racial Bias in Fair Forgery Detection: Models, Datasets and Evaluations.
+
+Liu, Wang, Peng, Wang, Hu, Gao, AAAI 2025, arXiv 2407.14367.
+
+The paper's measures are in `mien.metrics.fairness`, the reader of its test set in `mien.forensics.fairfd_data`; `mien
+audit` uses both.
+This file is Bias Pruning with Fair Activations (BPFA): a weight that is small and feeds a channel whose activation
+differs between groups is cheap to lose and costly to keep. For every convolution l with weights W of output channels c,
+and REAL images of every group g, in eval mode:
+
+    mean_g[c]  = mean over images of the convolution's own output, before norm and activation, (h, w)
+    n_{g,c}    = || mean_g[c] ||_F,    b_c = population std over groups of n_{g,c}
+    S[c, ...]  = |W[c, ...]| / b_c
+
+and in every convolution on its own the int(rho numel(W)) weights with the lowest score become 0, rho = 0.001. Biases,
+norms and linear heads stay, and nothing is trained afterwards. Baselines: "weight", S = |W|; "activation", S = 1 / b_c;
+and "random", the control that the paper lacks.
+
+Rules: ties go to the lowest flat index. A channel with b_c = 0 is protected: S = infinity, also where W = 0; a layer in
+which all are protected is left alone. There is no epsilon. Layers are matched by the names of modules. Calibrate on
+held-out images, never on those that are tested on.
+
+`prune` works on any trained network. The method `fairfd` trains a network with cross-entropy while it keeps a share of
+the persons out, and when training ends it calibrates on their real faces and prunes once.
+
+Differences from the paper
+    * Detectors come trained there, and are calibrated on the real images of the test set; here on persons kept out of
+      training and test.
+    * Activations are matched by name. The paper's notebook stores them in the order in which layers run and reads them
+      in the order in which they are declared.
+    * Protected weights are never pruned, also where fewer others are left than rho asks for.
+    * A convolution that runs several times in a pass counts each time as a further image; one that does not run is left
+      alone. Convolutions of one and three dimensions are treated alike, transposed ones are left alone.
+    * The groups need not be races: any attribute that the data name. Without one nothing is pruned.
+    * Pruning ends the training, so weights that were kept earlier because they validated best (`monitor`) are not
+      pruned.
+
+Example:
+    >>> from mien.nn.network import Network
+    >>> FairFD(network=Network("tiny_cnn"), image_size=64).rho
+    0.001
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from mien.data.splits import split_by_group
+from mien.engine import Epoch, Phase
+from mien.errors import BadInput
+from mien.forensics.detector import NetworkDetector, ScoreForm
+from mien.forensics.pruning import (
+    Pruning,
+    calibrate,
+    check,
+    group_values,
+    names_groups,
+    prune,
+    prune_,
+    real_images_by_group,
+)
+from mien.metrics.intervals import Interval
+from mien.nn.network import Network
+from mien.optim.recipe import Recipe
+
+__all__ = ["FairFD", "prune"]
+
+
+class FairFD(NetworkDetector):
+    """FairFD: a detector trained with cross-entropy, then pruned by fair activations.
+
+    Args:
+        network: The classifier.
+        optimizer: How it is trained.
+        image_size: Height and width in pixels of the images that it is given.
+        score: How two logits become one score.
+        rho: Share of each convolution's weights that is pruned, in [0, 1).
+        pruning: "bpfa", or a baseline: "weight", "activation", "random".
+        group_by: The attribute that makes the groups; None for race, or the only one that the data have.
+        calibration: Share of the persons who are kept out of training to calibrate on, in (0, 1).
+        seed: Who they are follows from it, and what "random" prunes.
+    """
+
+    name = "fairfd"
+
+    def __init__(
+        self,
+        *,
+        network: Network = Network(),
+        optimizer: Recipe = Recipe(betas=(0.9, 0.95)),
+        image_size: int = 224,
+        score: ScoreForm = "softmax",
+        rho: float = 0.001,
+        pruning: Pruning = "bpfa",
+        group_by: str | None = None,
+        calibration: float = 0.2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(network=network, optimizer=optimizer, image_size=image_size, score=score)
+        check(rho, pruning)
+        if not 0 < calibration < 1:
+            raise BadInput(f"calibration is {calibration}: it must lie in (0, 1)")
+        self.rho, self.pruning, self.group_by = rho, pruning, group_by
+        self.calibration, self.seed = calibration, seed
+        self.register_buffer("zeroed", torch.tensor(0))
+        """How many weights were pruned; 0 before the end of training."""
+
+    zeroed: Tensor
+
+    def begin_phase(self, phase: Phase, data: Dataset[Any]) -> None:
+        """Refuse data that could not be calibrated on at the end, before anything is trained."""
+        _, held = self.parts(data)
+        part = Subset(data, list(held))
+        if names_groups(part):
+            real_images_by_group(part, self.group_by)
+
+    def begin_epoch(self, epoch: int, data: Dataset[Any]) -> Epoch | None:
+        """Train on the persons who are not kept out."""
+        train, _ = self.parts(data)
+        return Epoch(indices=torch.tensor(train))
+
+    def end_phase(self, phase: Phase, data: Dataset[Any]) -> None:
+        """Calibrate on the real faces of the persons who were kept out, and prune once."""
+        _, held = self.parts(data)
+        part = Subset(data, list(held))
+        if not names_groups(part):
+            return
+        spreads = calibrate(self, part, self.group_by).spreads()
+        self.zeroed.fill_(sum(prune_(self, spreads, rho=self.rho, pruning=self.pruning, seed=self.seed).values()))
+
+    def further_figures(self, data: Dataset[Any], *, batch_size: int = 64, seed: int = 0) -> Mapping[str, Interval]:
+        """How many weights were pruned; 0 where the training data said nothing about who is seen."""
+        count = float(self.zeroed)
+        return {"pruned_weights": Interval(count, count, count)}
+
+    def card(self) -> str:
+        """The model card, with what was pruned."""
+        count = int(self.zeroed)
+        line = f"{count} weights were pruned." if count else "Nothing was pruned: the data named no groups, or not yet."
+        return f"{super().card()}\n{line}\n"
+
+    def parts(self, data: Dataset[Any]) -> tuple[Sequence[int], Sequence[int]]:
+        """Samples to train on and samples to calibrate on; no person is in both, all groups are as far as they go."""
+        groups = getattr(data, "groups", None)
+        if groups is None:  # a data set of the caller's own: each sample is a person
+            groups = [str(i) for i in range(len(data))]  # type: ignore[arg-type]
+        if len(set(groups)) < 2:
+            raise BadInput("all training data are of one person: some persons must be kept out to calibrate on")
+        strata = group_values(data, self.group_by) if names_groups(data) else None
+        train, held = split_by_group(groups, (1 - self.calibration, self.calibration), seed=self.seed, labels=strata)
+        return train, held
