@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+EXTRAS := face,cluster,export,hdf5,video,federated,tensorboard,dev
 RUN := $(VENV)/bin/python
 
 .PHONY: setup demo test lint prove bench clean
@@ -12,7 +13,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "mien needs Python 3.11 or newer: name one with make PYTHON=python3.11"; exit 1; }
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[face,tensorboard,dev]'
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 demo: $(READY)
@@ -27,6 +28,7 @@ prove: $(READY)
 
 # Long: half an hour on a quiet machine; results/bench is committed. ONLY=gradcam runs one.
 bench: $(READY)
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),bench]'
 	@for file in $(or $(ONLY:%=benchmarks/%.py),$(wildcard benchmarks/[!_]*.py)); do \
 		echo "$$file"; OMP_NUM_THREADS=1 $(RUN) $$file || exit 1; done
 	$(RUN) tools/tables.py

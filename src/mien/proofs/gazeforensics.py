@@ -61,7 +61,7 @@ def make_data(data: str, seed: int) -> Clips:
         return ClipSet(image, ["forged" if y else "real" for y in label], people, training=which == "train")
 
     inside, shifted = clips("testing", TEST, AGREEMENT), clips("testing", TEST, 0.5)
-    return Clips(*parts, clips("train", TRAIN, AGREEMENT), inside, shifted)
+    return Clips(parts[0], parts[1], clips("train", TRAIN, AGREEMENT), inside, shifted)
 
 
 def about(data: str) -> str:
