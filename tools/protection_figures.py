@@ -87,8 +87,7 @@ def seen(model: ProFaceS) -> dict[str, float]:
     pictures["protected"] = [m.protected for m in made]
     average = {name: sum(detail(p, image) for p in found) / len(found) for name, found in pictures.items()}
     return {
-        "the wrong key's pictures, PSNR to the original": sum(float(psnr(p, image).mean()) for p in wrongly)
-        / len(made),
+        "wrong key, PSNR to the original in dB": sum(float(psnr(p, image).mean()) for p in wrongly) / len(made),
         **{f"fine detail, correlation with the original's: {name}": value for name, value in average.items()},
     }
 

@@ -64,7 +64,7 @@ PREDICTOR: dict[str, Any] = {
 """One network for all targets. The cells all have the same wiring: twins and dropout only slow it down."""
 
 PROTECTION: dict[str, Any] = {"preset": "small", "batch_size": 4, "clip": 10.0, "device": "cpu"}
-STAGES = (("random", 4), ("obfuscated", 8))
+STAGES = (("random", 2), ("obfuscated", 4))
 """What a wrong key shall find, and epochs. Trained for "random" alone, the network reaches the margin of the loss by
 spots of extreme values, between which a wrong key still shows the face; trained for "obfuscated" from the start, it
 does not learn to use the key. A quarter of the paper's arithmetic; rates are those of the preset `small`."""

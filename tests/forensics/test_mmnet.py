@@ -25,7 +25,7 @@ from mien.forensics.recovery import (
     Supervision,
     edited_mask,
     feature_distance,
-    identity_distance,
+    identity_distances,
     region_psnr,
 )
 from mien.forensics.sequence_decoder import (
@@ -513,7 +513,7 @@ def test_helpers_of_the_recovery():
     assert float(region_psnr(a, a, mask)) == 100
     assert float(region_psnr(a, b, 0 * mask)) == 100
     assert float(feature_distance([a, a + 1], [b, a])) == pytest.approx(float(b.mean()) + 1)
-    assert float(identity_distance(torch.tensor([[1.0, 0]]), torch.tensor([[1.0, 1]]))) == pytest.approx(1 - 0.5**0.5)
+    assert float(identity_distances(torch.tensor([[1.0, 0]]), torch.tensor([[1.0, 1]]))) == pytest.approx(1 - 0.5**0.5)
 
 
 # --- training -------------------------------------------------------------------------------------------------
@@ -590,7 +590,9 @@ def test_it_learns_what_it_is_shown_and_tells_how_well(tmp_path):
         settings=Settings(batch_size=12, device="cpu", clip=1.0),
     )
     method.eval()
+    method.use_embedder(lambda image: image.flatten(1))
     figures = method.further_figures(data)
+    assert 0 < figures["recovery_identity_nothing"].value < figures["recovery_identity"].value <= 1
     assert figures["csm_plus"].value > 0.9
     assert figures["recovery_psnr"].value > figures["recovery_psnr_nothing"].value
     assert figures["recovery_psnr"].units == 3
@@ -635,3 +637,33 @@ def test_bad_supervision():
         Supervision(mask=-1)
     with pytest.raises(BadInput, match="nothing is recovered"):
         Supervision(pixel=0, perceptual=0, adversarial=0)
+
+
+class Breaks(Samples):
+    """Fails when so many samples were asked for."""
+
+    left = 10**9
+
+    def __getitem__(self, index):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("the disk is gone")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("served", [20, 45], ids=["in detection", "in recovery"])
+def test_a_run_that_broke_off_ends_with_the_bits_of_the_unbroken_one(tmp_path, served):
+    schedule = Stages({"detect": 2, "recover": 2})
+    settings = Settings(batch_size=4, device="cpu", checkpoint_every=1)
+    unbroken, data = make(), Breaks(batch_of(12))
+    fit(unbroken, data, schedule=schedule, settings=settings, out=tmp_path / "whole")
+    data.left = served
+    with pytest.raises(OSError, match="disk is gone"):
+        fit(make(), data, schedule=schedule, settings=settings, out=tmp_path / "run")
+    data.left = 10**9
+    resumed = make()
+    fit(resumed, data, schedule=schedule, settings=settings, out=tmp_path / "run", resume=True)
+    ours, theirs = resumed.state_dict(), unbroken.state_dict()
+    assert set(ours) == set(theirs)
+    assert any(name.startswith("rival") for name in ours)
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())

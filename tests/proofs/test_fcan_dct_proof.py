@@ -80,7 +80,7 @@ def test_people_of_the_test_are_others(monkeypatch):
 
 
 def test_drifting_features_need_more_than_moments():
-    """Forged ones alternate; reals move far more, so neither the mean nor the deviation tells, but the spectrum does."""
+    """Forged ones alternate; reals move far more, so the deviation tells nothing; the spectrum does."""
     x, y = proof.drifting(600, 100)
     assert auc(y.numpy(), x.std(dim=1).norm(dim=1).numpy()) == pytest.approx(0.5, abs=0.1)
     high = x.diff(n=2, dim=1).square().mean(dim=(1, 2))

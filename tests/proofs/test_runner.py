@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import toy_proof
 from scipy import stats
 
@@ -107,3 +108,24 @@ def test_what_variants_share_is_made_once():
     for _ in range(3):
         seed.once("x", lambda: made.append(1))
     assert made == [1]
+
+
+def test_tensors_that_variants_share_are_made_once_for_all_processes(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return {"x": torch.full((2, 3), float(len(made)))}
+
+    def ask(number=0, folder=tmp_path, anew=False):
+        """In another process, as it were: nothing is in memory."""
+        return Seed(number, None, folder=folder).tensors("x", make, anew=anew)["x"]
+
+    assert all(torch.equal(ask(), torch.ones(2, 3)) for _ in range(2))
+    assert float(ask(number=1).mean()) == 2
+    assert float(ask(folder=None).mean()) == 3
+    assert float(ask(anew=True).mean()) == float(ask().mean()) == 4
+    seed = Seed(2, None)
+    assert seed.tensors("x", make) is seed.tensors("x", make)
+    assert len(made) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x-0.safetensors", "x-1.safetensors"]

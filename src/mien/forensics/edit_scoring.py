@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from mien.engine import evaluation_loader
 from mien.engine.evaluation import modes_kept
 from mien.forensics.edits import EditedFaces
-from mien.forensics.recovery import edited_mask, region_psnr
+from mien.forensics.recovery import Embedder, edited_mask, identity_distances, region_psnr
 from mien.forensics.seq_deepfake import LONGEST
 from mien.metrics.intervals import Interval, mean_interval
 from mien.metrics.quality import psnr, ssim
@@ -82,12 +82,12 @@ def measure(method: MMNet, data: Dataset[Any], batch_size: int = 64) -> Measured
             found.group.extend(batch.group)
             if method.recovery is not None and batch.original is not None:
                 made, _ = method.recovered(batch.image, read, sequence)
-                _compare(found, batch, made)
+                _compare(found, batch, made, method.embedder)
     found.truth, found.found = np.concatenate(parts[0]), np.concatenate(parts[1])
     return found
 
 
-def _compare(found: Measured, batch: EditedFaces, made: Tensor) -> None:
+def _compare(found: Measured, batch: EditedFaces, made: Tensor, embedder: Embedder | None) -> None:
     """Add the quality of the recovered faces of a batch, and that of leaving them as they are."""
     assert batch.sequence is not None
     assert batch.original is not None
@@ -105,5 +105,7 @@ def _compare(found: Measured, batch: EditedFaces, made: Tensor) -> None:
         }
         if min(truth.shape[-2:]) >= SMALLEST:
             values["recovery_ssim"] = ssim(picture, truth)
+        if embedder is not None:
+            values["recovery_identity"] = 1 - identity_distances(embedder(picture), embedder(truth))
         for name, column in values.items():
             found.quality.setdefault(name + suffix, []).extend(column.tolist())

@@ -37,7 +37,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,11 +53,12 @@ from mien.forensics.detector import Detector
 from mien.forensics.edit_scoring import measure
 from mien.forensics.edits import EditedFaces, has_originals
 from mien.forensics.recovery import (
+    Embedder,
     Recovery,
     Supervision,
     edited_mask,
     feature_distance,
-    identity_distance,
+    identity_distances,
 )
 from mien.forensics.seq_deepfake import LONGEST, TOKENS, Vocabulary
 from mien.forensics.sequence_decoder import Read, SequenceDetector
@@ -70,7 +71,6 @@ from mien.optim.recipe import Recipe
 NOTHING = "none"
 """What the column of edits says of an empty list."""
 VALIDATED = ("adaptive", "csm_plus", "set_f1", "recovery_psnr", "recovery_psnr_nothing")
-Embedder = Callable[[Tensor], Tensor]
 
 
 @dataclass
@@ -118,6 +118,7 @@ class MMNet(Detector):
 
     name = "mmnet"
     sees = "edits"
+    embedder: Embedder | None
     scope = (
         "Names the regions of a face that were edited, in their order, and paints the face before the edits, in the "
         "opinion of a model trained on particular edits. Other edits, cameras or compression may be answered at "
@@ -229,7 +230,7 @@ class MMNet(Detector):
         return found
 
     def use_embedder(self, embedder: Embedder | None) -> None:
-        """Psi, a fixed face embedder, (B, 3, H, W) in [0, 1] -> (B, D), for L_id; None for none. It is not saved."""
+        """Psi, a fixed face embedder, for L_id and the figure recovery_identity; None for none. It is not saved."""
         self.__dict__["embedder"] = embedder
 
     def steps(self, batch: Faces) -> Iterator[Step]:
@@ -300,9 +301,9 @@ class MMNet(Detector):
             with torch.no_grad():
                 wanted = self._phi(original)
             losses["perceptual"] = weights.perceptual * feature_distance(found, wanted)
-        embedder: Embedder | None = self.__dict__["embedder"]
+        embedder = self.embedder
         if weights.identity and embedder is not None:
-            losses["identity"] = weights.identity * identity_distance(embedder(made), embedder(original))
+            losses["identity"] = weights.identity * identity_distances(embedder(made), embedder(original)).mean()
         if self.rival is not None:
             scores = torch.stack([scale[-1].mean() for scale in self.rival(made)]).sum()
             losses["adversarial"] = -weights.adversarial * scores

@@ -13,7 +13,7 @@ edits in c; without the SiLU it would not, since a mean of sums is the same for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -23,6 +23,8 @@ from torch.nn import functional as F
 from mien.errors import BadInput
 from mien.forensics.seq_deepfake import LONGEST
 
+Embedder = Callable[[Tensor], Tensor]
+"""A fixed face embedder: (B, 3, H, W) in [0, 1] -> (B, D)."""
 GROUPS = 8
 EDITED = 0.05
 """Mean change over the channels, of images in [0, 1], above which a pixel counts as edited."""
@@ -142,9 +144,9 @@ def feature_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tenso
     return torch.stack([F.l1_loss(a, b.detach()) for a, b in zip(found, wanted, strict=True)]).sum()
 
 
-def identity_distance(found: Tensor, wanted: Tensor) -> Tensor:
-    """Mean of 1 - cosine of embeddings (B, d); `wanted` is fixed."""
-    return (1 - F.cosine_similarity(found.flatten(1), wanted.detach().flatten(1), dim=1)).mean()
+def identity_distances(found: Tensor, wanted: Tensor) -> Tensor:
+    """1 - cosine of each pair of embeddings (B, d), (B,); `wanted` is fixed."""
+    return 1 - F.cosine_similarity(found.flatten(1), wanted.detach().flatten(1), dim=1)
 
 
 def region_psnr(image: Tensor, truth: Tensor, mask: Tensor, most: float = 100.0) -> Tensor:

@@ -31,6 +31,9 @@ What protects, and what does not (`mien prove pro-face-s` measures each)
       well matched to their owners. Keep the weights as secret as the passphrase.
     * Keys that differ in few bits reveal nearly the same. Near passphrases give keys that differ in half of their bits,
       and these give noise.
+    * For "random" the loss asks for distance alone. A long training reaches it by spots of extreme values, and between
+      them a wrong key, too, shows the face. Look at what a wrong key gives, or train for "obfuscated" after it, as
+      tools/shipped_weights.py does: then a wrong key finds the obfuscated picture.
     * The right one of many guesses can be told by its smoothness: without the verifier, too, only the length of the
       passphrase and the cost of a guess are in the way.
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mien.errors import BadInput
+from mien.files import whole_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Values = dict[str, float]
 """Metric name -> value; one variant may report several, the proof's own metric among them."""
@@ -23,6 +28,7 @@ class Seed:
         max_steps: A smaller budget of a rehearsal, whose numbers mean nothing; None for the proof's own.
         device: Where to compute.
         kept: Results that variants share within the seed, such as a network that several of them start from.
+        folder: Where `tensors` are kept between processes; None keeps them in memory alone.
     """
 
     number: int
@@ -30,12 +36,38 @@ class Seed:
     max_steps: int | None = None
     device: str = "cpu"
     kept: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """The result called `name`, made the first time it is asked for. It must depend on the seed alone."""
         if name not in self.kept:
             self.kept[name] = make()
         return self.kept[name]
+
+    def tensors(self, name: str, make: Callable[[], dict[str, Tensor]], *, anew: bool = False) -> dict[str, Tensor]:
+        """Tensors called `name`, made once for all processes: neither a resumed run nor the cost of a variant that
+        finds them makes them again. They must depend on the seed alone.
+
+        Args:
+            name: Part of a file name.
+            make: Makes them.
+            anew: Make them even if another process has: for the variant whose cost they are.
+        """
+        path = None if self.folder is None else self.folder / f"{name}-{self.number}.safetensors"
+
+        def read_or_make() -> dict[str, Tensor]:
+            from safetensors.torch import load_file, save_file
+
+            if path is not None and path.exists() and not anew:
+                return load_file(path)
+            made = {key: value.detach().cpu().contiguous() for key, value in make().items()}
+            if path is not None:
+                with whole_file(path) as temporary:
+                    save_file(made, temporary)
+            return made
+
+        found: dict[str, Tensor] = self.once(f"tensors of {name}", read_or_make)
+        return found
 
 
 @dataclass(frozen=True)

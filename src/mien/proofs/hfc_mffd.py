@@ -40,7 +40,7 @@ from mien.proofs.base import Proof, Seed, Values
 from mien.proofs.resynthesis import GENERATORS, encoded, few_of_each, regenerated
 
 SIZE, PATCH, BATCH, EPOCHS, DESCRIPTOR_EPOCHS = 64, 28, 16, 2, 4
-FACES = (20, 16)
+FACES = (14, 12)
 """Faces of each person, at most, to train and to test on."""
 GENERATED = (18, 32)
 """People and faces of each, where they are generated."""
@@ -97,7 +97,7 @@ def generated(faces: Tensor, people: list[str], seed: int, *, worn: bool = False
 def used(images: Tensor, seed: int) -> Tensor:
     """uint8 images, half of them blurred, half at a low JPEG quality; which is which follows from the photograph."""
     seeds = item_seeds(seed, np.arange(len(images)), "wear")
-    soft = ops.to_bytes(ops.blurred(images.float() / 255, torch.from_numpy(between(seeds, "blur", 0.4, 0.7))))
+    soft = ops.to_bytes(ops.blurred(images.float() / 255, torch.from_numpy(between(seeds, "blur", 0.5, 0.9))))
     rough = encoded(images.float() / 255, seed + 1, WORN)
     blurred = torch.from_numpy(uniforms(seeds, "which")[:, 0] < 0.5)
     return torch.where(blurred[:, None, None, None], soft, rough)

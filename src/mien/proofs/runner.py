@@ -56,7 +56,7 @@ class Plan:
     def seed(self, number: int) -> Seed:
         """Seed `number` with its data."""
         proof: Proof = load_object(self.proof)
-        return Seed(number, proof.data(self.data, number), self.max_steps, self.device)
+        return Seed(number, proof.data(self.data, number), self.max_steps, self.device, folder=self.pieces)
 
 
 def prove(
