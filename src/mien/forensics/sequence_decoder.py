@@ -6,10 +6,11 @@ start, regions, end, padding, of length 7; backwards the regions come last one f
 with the end as padding, target are the last six, padding left out. The two directions share all weights but a vector
 that is added to every token. At step t
 
-    z_t = decoder_t + b R_t              b learned, from 1; R_t = R, and 0 where a region was emitted before step t
+    z_t = decoder_t + b R_t              b learned, from 0; R_t = R, and 0 where a region was emitted before step t
 
 with R the order-free presence logits (`mien.forensics.collaboration`). Without that zero the presence would push the
-decoder to repeat itself. One branch answers which, two answer in what order.
+decoder to repeat itself. One branch answers which, two answer in what order. b starts at 0: from 1, R says which regions
+there are before the decoder has looked at any, and with nothing else to gain there it was slow to find their order.
 
 Cross-attention has the learned Gaussian prior of SeqFakeFormer (Shao, Wu, Liu, ECCV 2022) added to its logits,
 
@@ -202,7 +203,7 @@ class SequenceDetector(nn.Module):
             pooled=3 in scales and len(scales) > 1,
         )
         self.presence = Presence(width, LONGEST, dropout) if presence else None
-        self.balance = nn.Parameter(torch.ones(())) if presence else None
+        self.balance = nn.Parameter(torch.zeros(())) if presence else None
         self.decoder = SequenceDecoder(width, hidden, decoder_layers, dropout)
 
     def forward(self, image: Tensor) -> Read:

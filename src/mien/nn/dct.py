@@ -75,7 +75,7 @@ def _transform(x: Tensor, dims: tuple[int, ...], *, inverse: bool) -> Tensor:
     if x.device.type == "cpu" and x.numel() and not recorded:
         result: Tensor = _Fast.apply(wide, dims, inverse)
         return result.to(x.dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast("cpu" if x.device.type == "meta" else x.device.type, enabled=False):
         for dim in dims:
             wide = along(wide, dim, inverse=inverse)
     return wide.to(x.dtype)

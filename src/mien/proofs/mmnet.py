@@ -36,8 +36,8 @@ from mien.optim.recipe import Recipe
 from mien.proofs.base import Proof, Seed, Values
 
 SIZE, COPIES = 64, 3
-STEPS, BATCH = 1200, 16
-RECOVERY_STEPS = 200
+STEPS, BATCH = 600, 16
+RECOVERY_STEPS = 150
 GENERATED = (18, 48)
 """People and faces of each, where they are generated."""
 METRIC = "CSM+"
