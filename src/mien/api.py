@@ -90,7 +90,7 @@ def train(
         crop: "auto" finds and aligns faces, "none" takes images as they are.
         validation: Share of persons or videos to validate on.
         strict: Refuse data whose classes differ in framing or compression alone.
-        weights: A folder with weights to start from.
+        weights: A folder with weights to start from, or the name of a method that comes with weights.
         schedule: Phases of your own in place of `epochs`.
         strategies: Hooks around the losses.
         resume: Continue the run in `out`.
@@ -115,6 +115,7 @@ def train(
             weights=weights,
         )
         trained, how, passes = wish.create(folder if resume else None), wish.settings, wish.epochs
+        weights = wish.weights
     elif config is not None or weights is not None:
         raise BadInput("config and weights belong to a method that is given by name: this one exists already")
     else:

@@ -125,7 +125,7 @@ def plan(
         epochs: Passes; None for the preset's.
         options: How the data are read.
         settings: Fields of `Settings` that differ from the preset's.
-        weights: A folder with weights to start from.
+        weights: A folder with weights to start from, or the name of a method that comes with weights.
         threads: CPU threads.
     """
     chosen = preset_of(method, preset)
@@ -134,6 +134,8 @@ def plan(
         raise BadInput(f"epochs is {epochs}: it must be at least 1")
     options = options or DataOptions()
     chosen_config = merged(chosen.config, config or {})
+    if weights is not None and not Path(weights).exists():
+        weights = catalog.shipped(str(weights)) or weights
     return Job(
         method=method,
         data=EMBEDDED if data is None else located(data),

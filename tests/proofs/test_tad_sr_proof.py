@@ -57,12 +57,12 @@ def test_laplacian_is_the_loop():
 
 def test_spectrum_by_sums_over_frequencies():
     """The definition of the transform in plain loops, rings of the first picture's size."""
-    image = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    image = torch.rand(2, 1, 7, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     power: dict[int, list[float]] = {}
-    for u in range(6):
-        for v in range(6):
-            fu, fv = (k / 6 if k <= 3 else k / 6 - 1 for k in (u, v))
-            waves = [[np.exp(-2j * math.pi * (u * y + v * x) / 6) for x in range(6)] for y in range(6)]
+    for u in range(7):
+        for v in range(7):
+            fu, fv = (k / 7 if k <= 3 else k / 7 - 1 for k in (u, v))
+            waves = [[np.exp(-2j * math.pi * (u * y + v * x) / 7) for x in range(7)] for y in range(7)]
             mean = np.mean([abs((one[0].numpy() * np.array(waves)).sum()) ** 2 for one in image])
             power.setdefault(int(math.hypot(fu, fv) / 0.5 * 3), []).append(float(mean))
     expected = [math.log(np.mean(power[ring])) for ring in range(3)]

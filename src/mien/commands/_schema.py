@@ -47,7 +47,7 @@ def training_parser(name: str, preset: Preset, preset_name: str) -> ArgumentPars
     run.add_argument("--preset", type=str, default=preset_name, help="paper or small: what the defaults here are")
     run.add_argument("--epochs", type=int, default=preset.epochs, help="passes over the data")
     run.add_argument("--out", type=str | None, default=None, help="run folder (default: runs/NAME-001, -002, ...)")
-    run.add_argument("--weights", type=str | None, default=None, help="run or saved folder to start from")
+    run.add_argument("--weights", type=str | None, default=None, help="run or saved folder, or a name, to start from")
     run.add_argument("--threads", type=int | None, default=None, help="CPU threads (default: as torch chooses)")
     run.add_argument("--dry_run", action="store_true", help="two batches, then an estimate of time and memory")
     parser.add_class_arguments(Settings, None)

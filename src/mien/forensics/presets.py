@@ -42,8 +42,8 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "discriminator": {"scales": 1, "width": 16, "layers": 2},
                 "recovery_optimizer": {"lr": 1e-3},
             },
-            settings={"batch_size": 32, "clip": 1.0},
-            epochs=8,
+            settings={"batch_size": 16, "clip": 1.0},
+            epochs=6,
         ),
     },
     "hfc-mffd": {
