@@ -238,8 +238,8 @@ def _values(models: list[PFRForgery], data: Data) -> Values:
 
 PROOF = Proof(
     name="pfr-forgery",
-    claim="Where clients hold different forgeries and cameras, detectors with a personal and a shared part do better on "
-    "each client's own faces than one averaged detector.",
+    claim="Where clients hold different forgeries and cameras, detectors with a personal and a shared part do better "
+    "on each client's own faces than one averaged detector.",
     variants={
         "FedPR": federated(),
         "FedAvg": federated(split="fedavg"),

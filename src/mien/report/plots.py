@@ -28,6 +28,9 @@ from mien.report.style import DASHES, LIGHT, MARKERS, Theme
 DOTS_PER_INCH = 192
 """Two dots for each CSS pixel: sharp on phones."""
 
+_INSIDE = 6
+"""Curves up to which the legend stands inside the picture."""
+
 _POINTS = 500
 """Points of a training curve; more than a screen can show are averaged."""
 
@@ -311,13 +314,19 @@ def lines(
         y: Name of the y axis.
         title: Above the picture.
     """
-    made = figure(5.6, 4.0, theme)
+    many = len(curves) > _INSIDE
+    made = figure(7.2 if many else 5.6, 4.0, theme)
     axes = made.add_subplot()
     dress(axes, theme, x=x, y=y, title=title)
     for i, (name, values) in enumerate(curves.items()):
-        axes.plot(list(at), values, label=name, linewidth=2, marker=MARKERS[i % len(MARKERS)], **_line(i, theme))
+        turn = i // len(MARKERS)  # of the second seven, other marks on the same lines
+        mark = MARKERS[(i + 3 * turn) % len(MARKERS)]
+        axes.plot(list(at), values, label=name, linewidth=2, marker=mark, **_line(i, theme))
     axes.set_ylim(-0.01, 1.01)
     legend(axes, theme, "best")
+    if many:
+        axes.get_legend().set_loc("upper left")  # type: ignore[union-attr]
+        axes.get_legend().set_bbox_to_anchor((1.0, 1.0))  # type: ignore[union-attr]
     return made
 
 
