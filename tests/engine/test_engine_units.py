@@ -41,6 +41,7 @@ from mien.engine import (
 from mien.engine import state as state_module
 from mien.engine.federation import average_states
 from mien.engine.loading import SeededView, epoch_plan, training_loader
+from mien.engine.run import Run
 from mien.engine.seeding import generator_states, kept_generators, restore_generators, sample_seeds, stable_seed
 from mien.engine.state import load_state, save_state
 from mien.engine.update import takes_closures
@@ -608,3 +609,16 @@ def test_bf16_trains_and_fp16_on_the_cpu_is_refused():
 
 def test_a_phase_is_plain_data():
     assert Phase(index=2, name="x") == Phase(**json.loads(json.dumps(vars(Phase(index=2, name="x")))))
+
+
+def test_a_start_that_was_killed_before_its_record_was_whole_can_be_made_again(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / ".config.json.12-abcd.tmp").write_text("{")
+    Run(tmp_path).create({"method": "x"}, {})
+    assert Run(tmp_path).exists()
+    with pytest.raises(BadInput, match="already holds a run"):
+        Run(tmp_path).create({"method": "x"}, {})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.jpg").touch()
+    with pytest.raises(BadInput, match="something else"):
+        Run(tmp_path / "other").create({"method": "x"}, {})

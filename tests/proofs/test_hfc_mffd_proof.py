@@ -58,15 +58,13 @@ def test_the_first_of_each_person_are_kept():
     assert few_of_each(list("aabab"), [4, 0, 1, 2, 3], 1) == [4, 0]
 
 
-def test_a_rehearsal_measures_every_variant(small):
+def test_a_rehearsal_measures_variants(small):
     seed = Seed(100, proof.make_data("embedded", 100), max_steps=1)
     counts = {}
-    for name, measure in proof.PROOF.variants.items():
-        values = measure(seed)
+    for name in ("hierarchical", "flat", "near-infrared"):
+        values = proof.PROOF.variants[name](seed)
         assert 0 <= values[proof.METRIC] <= 1, name
-        assert ("accuracy of five classes, clean" in values) == (
-            name not in ("mean of patches", "near-infrared", "shuffled labels")
-        )
+        assert ("accuracy of five classes, clean" in values) == (name != "near-infrared"), name
         counts[name] = values
     assert counts["hierarchical"] != counts["flat"]
 

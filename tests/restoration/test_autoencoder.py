@@ -88,8 +88,7 @@ def test_latents_of_a_vq_model_are_as_they_are(vq: str):
 
 
 def test_latents_of_a_kl_autoencoder_have_its_shift_and_factor(tmp_path: Path):
-    import diffusers
-
+    diffusers = pytest.importorskip("diffusers", reason="the extra 'diffusion' is not installed")
     (tmp_path / "whole").mkdir()
     saved(tmp_path / "whole" / "vae", "AutoencoderKL", latent_channels=4, scaling_factor=0.5, shift_factor=0.25)
     space = Autoencoder(str(tmp_path / "whole"), subfolder="vae").build()

@@ -32,6 +32,11 @@ FORMAT = 1
 LAST = Path("checkpoints") / "last.safetensors"
 
 
+def _is_left_over(path: Path) -> bool:
+    """Whether a file is what a start that was killed leaves: it is written anew."""
+    return path.name in ("manifest.json", "versions.json") or (path.name.startswith(".") and path.suffix == ".tmp")
+
+
 class Run:
     """A run folder, or nothing at all (`folder` None): then nothing is written.
 
@@ -57,7 +62,7 @@ class Run:
         """Start a new run. Raises BadInput when the folder already holds one or something else."""
         if self.folder is None:
             return
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        if self.folder.exists() and (not self.folder.is_dir() or not all(map(_is_left_over, self.folder.iterdir()))):
             what = "a run: resume it" if (self.folder / "config.json").exists() else "something else: choose another"
             raise BadInput(f"{self.folder} already holds {what}, or give another --out")
         self.folder.mkdir(parents=True, exist_ok=True)

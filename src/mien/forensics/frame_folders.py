@@ -26,8 +26,10 @@ _HELP = {
     "to Celeb-real/frames/id0_0000/*.png, likewise YouTube-real and Celeb-synthesis, beside List_of_testing_videos.txt",
     "DFDC preview": "download it from Meta AI's page of the DFDC after accepting the terms, and extract the frames of "
     "each video that dataset.json lists to a folder of the video's name without .mp4, or to method_A/frames/NAME/*.png",
-    "DeepfakeNIR": "ask its authors (Wang et al., Xidian University) for it and unpack every archive in place: videos as "
-    "sub5/*.mp4 (a real subject) and sub3_5/*.mp4 (face 3 on subject 5), or their frames as sub3_5/CLIP/*.png",
+    "DeepfakeNIR": "ask its authors (Wang et al., Xidian University) for it and unpack every archive in place: videos "
+    "as sub5/*.mp4 (a real subject) and sub3_5/*.mp4 (face 3 on subject 5), or their frames as sub3_5/CLIP/*.png",
+    "ForgeryNIR": "ask its authors (Wang et al., Xidian University) for it and unpack one of its sets so that the "
+    "folder holds 0_real/*.png and likewise cyclegan, progan, stylegan and stylegan2, or train, val, test with these",
     "WildDeepfake": "ask its authors (Zi et al., Fudan University) through their request form and unpack every archive "
     "in place: real_train/NUMBER/real/SEQUENCE/*.png, likewise fake_train, real_test and fake_test",
     "Seq-DeepFake": "ask its authors (Shao, Wu, Liu; project page of SeqDeepFake) and unpack it so that "

@@ -10,7 +10,8 @@ that is added to every token. At step t
 
 with R the order-free presence logits (`mien.forensics.collaboration`). Without that zero the presence would push the
 decoder to repeat itself. One branch answers which, two answer in what order. b starts at 0: from 1, R says which
-regions there are before the decoder has looked at any, and with nothing else to gain there it was slow to find their order.
+regions there are before the decoder has looked at any, and with nothing else to gain there it was slow to find their
+order.
 
 Cross-attention has the learned Gaussian prior of SeqFakeFormer (Shao, Wu, Liu, ECCV 2022) added to its logits,
 
