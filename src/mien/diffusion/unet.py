@@ -123,6 +123,8 @@ class UNetSize:
         depth: Attention blocks in a stage.
         norm: "group" (32 groups, over the whole map) or "pixel" (the channels at every pixel: tiles of a picture then
             give what the whole picture gives).
+        shortcut: Add the input's channels to the answer, each with a factor that depends on the time. Not of the paper:
+            norms take away how large the input was, which small networks are slow to learn again.
 
     >>> sum(p.numel() for p in UNetSize(base=16, multipliers=(1, 2), blocks=1, width=32).build(2, 1).parameters()) < 3e5
     True
@@ -136,6 +138,7 @@ class UNetSize:
     width: int = 192
     depth: int = 2
     norm: Literal["group", "pixel"] = "group"
+    shortcut: bool = False
 
     def __post_init__(self) -> None:
         for name in ("multipliers", "attention"):  # lists, when they come from JSON
@@ -210,6 +213,7 @@ class UNet(nn.Module):
             if level:
                 self.doublings.append(nn.Conv2d(width, width, 3, padding=1))
         self.out = nn.Sequential(NORMS[size.norm](width), nn.SiLU(), nn.Conv2d(width, out, 3, padding=1))
+        self.shortcut = zeroed(nn.Linear(size.time, channels * out)) if size.shortcut else None
 
     def _attention(self, level: int, channels: int) -> nn.Module | None:
         size = self.size
@@ -227,7 +231,10 @@ class UNet(nn.Module):
                 h = block(torch.cat([h, skips.pop()], dim=1), time)
             if i < len(self.doublings):
                 h = self.doublings[i](F.interpolate(h, scale_factor=2.0, mode="nearest"))
-        return self.out(h)
+        if self.shortcut is None:
+            return self.out(h)
+        factors = self.shortcut(F.silu(time)).unflatten(1, (-1, x.shape[1]))
+        return self.out(h) + torch.einsum("boc,bchw->bohw", factors, x)
 
     def features(self, x: Tensor, t: Tensor) -> list[Tensor]:
         """The maps after every halving, after the last encoder block and in the middle: `size.feature_widths`."""
