@@ -74,3 +74,16 @@ def test_a_note_without_a_terminal_is_a_line():
     stream = io.StringIO()
     Progress(1, "work", stream=stream).note("seen")
     assert stream.getvalue() == "seen\n"
+
+
+def test_a_bar_over_slow_steps_shows_the_time_that_is_left():
+    """Tiles of a large network take longer than the half minute over which rich takes the speed."""
+    now, stream = [0.0], Terminal()
+    with Progress(5, "work", stream=stream) as bar:
+        task = bar._bar.tasks[0]
+        bar._bar.get_time = task._get_time = lambda: now[0]
+        task.start_time = 0.0
+        for _ in range(3):
+            now[0] += 100
+            bar.advance()
+        assert task.time_remaining == pytest.approx(200)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the small weights that come with mien, and writes their folders and model cards into src/mien/pretrained.
 
-    .venv/bin/python tools/shipped_weights.py pro-face-s               about 25 minutes on one core
+    .venv/bin/python tools/shipped_weights.py pro-face-s               about 15 minutes on one core
     .venv/bin/python tools/shipped_weights.py nar-former --data DIR    about 10
 
 DIR holds latency.npz and accuracy.npz, the MIT-licensed tables that the card names. With `--check` nothing is written:

@@ -12,6 +12,8 @@ T = TypeVar("T")
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two plain lines: a log file of an hour stays readable."""
+SPEED_PERIOD = 600.0
+"""Seconds over which a bar takes the speed: steps that are slower than this get no time left. Rich's own is 30."""
 
 
 class Progress:
@@ -93,7 +95,8 @@ def _rich_bar(stream: TextIO, label: str, total: int, done: int) -> tuple[Any, A
     from rich.progress import Progress as Bar
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    bar = Bar(*columns, TextColumn("{task.fields[shown]}"), console=Console(file=stream))
+    shown = TextColumn("{task.fields[shown]}")
+    bar = Bar(*columns, shown, console=Console(file=stream), speed_estimate_period=SPEED_PERIOD)
     task = bar.add_task(label, total=total or None, completed=done, shown="")
     bar.start()
     return bar, task
