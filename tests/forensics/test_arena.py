@@ -162,6 +162,20 @@ def test_an_outside_detector_is_tested_only(people, few, tmp_path):
     assert str(tmp_path) not in shown.read_text()
 
 
+def test_an_outside_detector_that_has_seen_a_test_person_is_refused(people, few, tmp_path):
+    saved = detector().save_pretrained(tmp_path / "mine")
+    person = material(str(people), 8, 8, None, 0).test.people[0]
+    (saved / "manifest.json").write_text(json.dumps({"groups": [person], "files": [], "description": "leaked"}))
+    with pytest.raises(BadInput, match=person):
+        arena(plan_of(people, methods=(), outside=(str(saved),)), tmp_path / "out", say=lambda line: None)
+
+
+def test_outside_detectors_of_one_name_are_refused(people, tmp_path):
+    folders = tuple(str(detector().save_pretrained(tmp_path / place / "best")) for place in "ab")
+    with pytest.raises(BadInput, match="different names"):
+        arena(plan_of(people, methods=(), outside=folders), tmp_path / "out", say=lambda line: None)
+
+
 def test_groups_are_compared(people, few, tmp_path):
     folder = tmp_path / "table"
     folder.mkdir()

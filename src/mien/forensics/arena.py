@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,20 @@ import torch
 
 from mien import catalog
 from mien.configure import build
+from mien.data.batch import collate, move
 from mien.data.perturb import LEVELS
 from mien.engine import Settings, fit, load_weights
 from mien.engine.seeding import kept_generators, seed_all, stable_seed
 from mien.errors import BadInput
 from mien.files import write_json
 from mien.forensics.arena_data import CLEAN, CONDITIONS, Material, Perturbed, exam, material, training
-from mien.forensics.detector import Detector
+from mien.forensics.detector import Detector, names_kinds
 from mien.forensics.scoring import Scored, score
 from mien.job import merged, preset_of
 from mien.metrics.binary import METRICS, members
 from mien.metrics.fairness import Judged, fairness
 from mien.metrics.intervals import interval_json, metric_interval
-from mien.weights import open_weights
+from mien.weights import check_unseen, open_weights
 
 HALVES: tuple[tuple[str, ...], ...] = (("self-blend", "re-synthesis"), ("swap", "region-edit"))
 """Kinds of forgery that a detector is trained on, one half at a time."""
@@ -124,7 +125,7 @@ def run_entrant(plan: Plan, entrant: Entrant, folder: Path) -> Iterator[str]:
         return
     torch.set_num_threads(plan.threads)
     found = plan.material()
-    detector = _outside(plan, entrant) if entrant.half is None else _created(plan, entrant)
+    detector = _outside(plan, entrant, found) if entrant.half is None else _created(plan, entrant)
     if entrant.half is not None:
         saved = folder / f"{entrant.stem}.weights"
         if pieces["train"].exists():
@@ -150,24 +151,19 @@ def _created(plan: Plan, entrant: Entrant) -> Detector:
     preset = preset_of(entrant.name, "small")
     with kept_generators():
         seed_all(stable_seed(plan.seed, "arena", entrant.stem))
-        method = build(cls, merged(preset.config, _told(cls, HALVES[entrant.half or 0])), entrant.name)
+        told = {"kinds": list(entrant.seen)} if names_kinds(cls) else {}
+        method = build(cls, merged(preset.config, told), entrant.name)
     if not isinstance(method, Detector):
         raise BadInput(f"{entrant.name} is no detector of the {room.family} room")
     return method
 
 
-def _told(cls: type, kinds: Sequence[str]) -> dict[str, Any]:
-    """What a detector is told of the data: the kinds of forgery, where its constructor asks for them."""
-    import inspect
-
-    return {"kinds": list(kinds)} if "kinds" in inspect.signature(cls).parameters else {}
-
-
-def _outside(plan: Plan, entrant: Entrant) -> Detector:
-    method = open_weights(entrant.name, torch.device(plan.device)).method
-    if not isinstance(method, Detector):
-        raise BadInput(f"{entrant.name} holds a {method.name}, which is no detector of forged faces")
-    return method
+def _outside(plan: Plan, entrant: Entrant, found: Material) -> Detector:
+    opened = open_weights(entrant.name, torch.device(plan.device))
+    if not isinstance(opened.method, Detector):
+        raise BadInput(f"{entrant.name} holds a {opened.method.name}, which is no detector of forged faces")
+    check_unseen(opened.manifest, {"groups": sorted(set(found.test.people)), "files": found.manifest["files"]})
+    return opened.method
 
 
 def _train(plan: Plan, entrant: Entrant, detector: Detector, found: Material, saved: Path, piece: Path) -> str:
@@ -218,8 +214,6 @@ def _by_group(scored: Scored, group_of: Mapping[str, str]) -> dict[str, Any]:
 
 def _running_cost(detector: Detector, faces: Any) -> dict[str, float]:
     """Milliseconds of an answer, in batches, loading not included."""
-    from mien.data.batch import collate, move
-
     batch = move(collate([faces[i] for i in range(min(TIMED, len(faces)))]), detector.device)
     with torch.no_grad():
         detector.predict(batch)
@@ -252,4 +246,4 @@ def gather(plan: Plan, folder: Path, found: Material) -> dict[str, Any]:
 
 
 def _shown(entrant: Entrant) -> str:
-    return entrant.name if entrant.half is not None else f"{Path(entrant.name).name} (outside)"
+    return entrant.name if entrant.half is not None else f"{Path(entrant.name).resolve().name} (outside)"

@@ -80,8 +80,11 @@ def arena(
     """
     if jobs < 1 or plan.threads < 1:
         raise BadInput(f"jobs is {jobs}, threads is {plan.threads}: each must be at least 1")
+    names = [Path(folder).resolve().name for folder in plan.outside]
+    if len(set(names)) < len(names):
+        raise BadInput(f"outside detectors are called {', '.join(names)}: give folders of different names")
     found = plan.material().checked(plan.seed, strict=strict)
-    name = "arena-" + Path(plan.data).name + ("" if plan.max_steps is None else "-rehearsal")
+    name = "arena-" + Path(plan.data).resolve().name + ("" if plan.max_steps is None else "-rehearsal")
     folder = out / f"{name}.pieces"
     _check_pieces(plan, folder)
     todo = entrants(plan)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -106,6 +107,11 @@ class Detector(Method):
             videos = frames.videos(self.pooling)
             result |= {f"video_{name}": float(BINARY[name].value(videos.label, videos.score)) for name in METRICS}
         return result
+
+
+def names_kinds(cls: type[Method]) -> bool:
+    """Whether a detector tells kinds of forgery apart, and so must know their names (`kinds`) when it is made."""
+    return "kinds" in inspect.signature(cls).parameters
 
 
 class NetworkDetector(Detector):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +15,7 @@ from mien.errors import BadInput
 from mien.forensics.answers import answer
 from mien.forensics.clients import clients_in, open_client_test, open_clients, plan_of
 from mien.forensics.clip_opening import open_clips, open_test_clips
-from mien.forensics.detector import Detector
+from mien.forensics.detector import Detector, names_kinds
 from mien.forensics.edits import open_edits, open_edits_test
 from mien.forensics.opening import LAYOUTS, OpenedData, kinds_in, open_test, open_training
 from mien.forensics.presets import PRESETS
@@ -49,8 +48,7 @@ class Forensics(Room):
 
     def data_config(self, name: str, source: str, options: DataOptions) -> dict[str, Any]:
         """The kinds of forgery, for methods that name them."""
-        named = "kinds" in inspect.signature(catalog.resolve(name)).parameters
-        return {"kinds": kinds_in(source, options)} if named else {}
+        return {"kinds": kinds_in(source, options)} if names_kinds(catalog.resolve(name)) else {}
 
     def open_data(self, source: str, method: Method, options: DataOptions) -> TrainingData:
         """See `mien.forensics.opening`, and `mien.forensics.clients` for federated methods."""

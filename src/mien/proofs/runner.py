@@ -89,7 +89,8 @@ def prove(
     count = chosen.seeds if seeds is None else seeds
     if count < 1 or jobs < 1 or threads < 1:
         raise BadInput(f"seeds is {count}, jobs is {jobs}, threads is {threads}: each must be at least 1")
-    name = chosen.name if data == EMBEDDED else f"{chosen.name}-{Path(data).resolve().name}"
+    where = Path(data).resolve()
+    name = chosen.name if data == EMBEDDED else f"{chosen.name}-{where.stem if where.is_file() else where.name}"
     name = name if max_steps is None else f"{name}-rehearsal"
     plan = Plan(proof, data, out / f"{name}.pieces", threads, max_steps, device)
     _check_pieces(plan, chosen)
