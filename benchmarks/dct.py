@@ -23,19 +23,27 @@ from mien.nn.dct import dct2
 SHAPE, LIMIT, TOLERANCE = (32, 3, 128, 128), 3.0, 1e-4
 
 
+def _workers(patch: Tensor) -> int:
+    """As many threads as the others have, for many patches; sharing a single patch among threads would cost time."""
+    return torch.get_num_threads() if patch.ndim > 2 else 1
+
+
 class ScipyDCT(torch.autograd.Function):
     """One patch (H, W), or several (..., H, W) at once, through scipy; the adjoint is the inverse."""
 
     @staticmethod
     def forward(ctx: Any, patch: Tensor, dtype: Any) -> Tensor:
         ctx.dtype = dtype
-        found = scipy.fft.dctn(patch.numpy().astype(dtype, copy=False), axes=(-2, -1), norm="ortho")
+        found = scipy.fft.dctn(
+            patch.numpy().astype(dtype, copy=False), axes=(-2, -1), norm="ortho", workers=_workers(patch)
+        )
         return torch.from_numpy(found).to(patch.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         given = gradient.numpy().astype(ctx.dtype, copy=False)
-        return torch.from_numpy(scipy.fft.idctn(given, axes=(-2, -1), norm="ortho")).to(gradient.dtype), None
+        found = scipy.fft.idctn(given, axes=(-2, -1), norm="ortho", workers=_workers(gradient))
+        return torch.from_numpy(found).to(gradient.dtype), None
 
 
 def batched(image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ FORENSICS: tuple[Row, ...] = (
      "Qinlin He; Chunlei Peng; Decheng Liu; Nannan Wang; Xinbo Gao",
      2023, "arXiv", "2311.07075",
      "Clip of face frames: real or forged, guided by a gaze model",
-     "stages", "gaze teacher, then the detector with two optimisers", "mien.forensics.gazeforensics:GazeForensics"),
+     "stages", "gaze teacher, then the detector", "mien.forensics.gazeforensics:GazeForensics"),
     ("acmf",
      "Attention Consistency Refined Masked Frequency Forgery Representation for Generalizing Face Forgery "
      "Detection",

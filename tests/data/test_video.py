@@ -207,6 +207,21 @@ def test_damage_in_the_middle_is_one_line(tmp_path, files):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_a_title_in_another_encoding_does_not_matter(tmp_path, suffix):
+    path = tmp_path / f"titled{suffix}"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "ABCD"
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for packet in [*stream.encode(av.VideoFrame.from_ndarray(picture(0), format="rgb24")), *stream.encode(None)]:
+            container.mux(packet)
+    content = path.read_bytes()
+    assert b"ABCD" in content
+    path.write_bytes(content.replace(b"ABCD", b"Caf\xe9"))  # Latin-1
+    assert len(list(read_frames(path))) == 1
+
+
 def test_sound_alone_is_no_video(tmp_path):
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:

@@ -151,6 +151,10 @@ def test_pruning_keeps_persons_apart_and_remembers_them(unlabelled, tmp_path):
         mien.audit(tmp_path / "pruned", unlabelled)
     with pytest.raises(BadInput, match="is there already"):
         mien.audit(saved, unlabelled, prune_to=tmp_path / "pruned")
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="is a file: give a folder"):
+        mien.audit(saved, unlabelled, tmp_path / "file", prune_to=tmp_path / "second")
+    assert not (tmp_path / "second").exists(), "nothing is half written"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from mien.data.forge import edit_sequence
 from mien.engine import Phase
 from mien.errors import BadInput
 from mien.forensics.data import Faces
-from mien.forensics.edits import EditedFaces, EditedFrames, has_originals, open_edits, open_edits_test
+from mien.forensics.edits import EditedFaces, EditedFrames, has_originals, jitter, open_edits, open_edits_test
 from mien.forensics.opening import generated_people
 from mien.forensics.people import People
 from mien.forensics.readers import READERS, recognise
@@ -195,6 +195,24 @@ def test_training_mirrors_face_and_original_together_and_changes_colours_alike(f
         way = (lambda x: x) if torch.equal(sample.image, before.image) else (lambda x: x.flip(-1))
         for name in ("image", "original", "mask"):
             assert torch.equal(getattr(sample, name), way(getattr(before, name)))
+
+
+def test_the_colour_jitter_in_plain_steps():
+    grey = lambda x: 0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]  # noqa: E731
+    pictures = [0.3 + 0.2 * torch.rand(3, 6, 6), 0.3 + 0.2 * torch.rand(3, 6, 6)]
+    for seed in range(20):
+        torch.manual_seed(seed)
+        found = jitter(*pictures)
+        torch.manual_seed(seed)
+        brightness, contrast, saturation = (
+            low + (high - low) * float(u)
+            for u, (low, high) in zip(torch.rand(3), ((0.5, 1.3), (0.8, 1.5), (0.2, 1.5)), strict=True)
+        )
+        mean = float(grey(brightness * pictures[1]).mean())  # of the original, for both
+        for picture, got in zip(pictures, found, strict=True):
+            x = (mean + contrast * (brightness * picture - mean)).clamp(0, 1)
+            x = (grey(x) + saturation * (x - grey(x))).clamp(0, 1)
+            assert torch.allclose(got, x, atol=1e-5)
 
 
 def test_bad_numbers_of_copies_are_refused(faces):

@@ -160,6 +160,14 @@ def test_pruning_touches_convolutions_alone_and_leaves_the_detector():
     assert torch.equal(module.skip.weight[kept], method.module.skip.weight[kept])
 
 
+def test_the_memory_format_of_weights_does_not_matter():
+    plain = torch.nn.Conv2d(6, 4, 3)
+    turned = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    for module in (plain, turned):
+        assert prune_(module, {"": torch.ones(4)}, rho=0.1, pruning="weight") == {"": 21}
+    assert torch.equal(plain.weight, turned.weight)
+
+
 def test_random_pruning_follows_its_seed():
     spreads = {"skip": torch.ones(4)}
     made = []

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from mien.data.images import save_png
 from mien.errors import BadInput
+from mien.forensics import gaze_data
 from mien.forensics.gaze import BINS, GazeTeacher, angle_bins, angular_error, direction, expected_angle, gaze_loss
 from mien.forensics.gaze_data import GazeFiles, gaze360, generated_gaze, mpiifacegaze, read_gaze, with_teacher
 from mien.nn.network import Network
@@ -138,8 +140,7 @@ def test_missing_data_say_how_they_must_lie(tmp_path):
         gaze360(tmp_path, "all")
 
 
-def test_generated_faces_look_where_they_say():
-    """The eyes' part of the gaze moves the irises: two faces that differ in it alone differ at the eyes alone."""
+def test_generated_faces_are_the_same_every_time_and_at_most_64_pixels_before_they_are_enlarged():
     made = generated_gaze(48, people=3, pictures=4)
     again = generated_gaze(48, people=3, pictures=4)
     assert torch.equal(made.image, again.image)
@@ -149,6 +150,15 @@ def test_generated_faces_look_where_they_say():
     large = generated_gaze(80, people=1, pictures=1)
     assert large.image.shape[-1] == 64
     assert large[0].image.shape == (3, 80, 80)
+
+
+def test_generated_gaze_is_the_turn_of_the_head_plus_that_of_the_eyes(monkeypatch):
+    factors = {"yaw": [10.0, 0.0], "pitch": [0.0, -5.0], "gaze_x": [0.5, -1.0], "gaze_y": [0.0, 0.6]}
+    values = {name: np.array(column) for name, column in factors.items()}
+    rendered = np.zeros((2, 3, 16, 16)), SimpleNamespace(values=values)
+    monkeypatch.setattr(gaze_data, "render_faces", lambda *args, **kwargs: rendered)
+    made = generated_gaze(16, people=1, pictures=2)
+    assert made.gaze.tolist() == [[10 + 0.5 * 30, 0], [-30, -5 + 0.6 * 25]]
 
 
 def test_the_teachers_phase_has_its_own_data(three_sixty):

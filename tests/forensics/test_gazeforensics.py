@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -191,6 +192,10 @@ def test_an_untaught_teacher_is_refused():
     clips = data().data
     with pytest.raises(BadInput, match="gaze teacher was not trained"):
         fit(small(), clips, settings=Settings(batch_size=4, max_steps=1))
+    imagenet = small()
+    imagenet.network = replace(imagenet.network, pretrained=True)  # as if its weights had been loaded
+    with pytest.raises(BadInput, match="gaze teacher was not trained"):
+        fit(imagenet, clips, settings=Settings(batch_size=4, max_steps=1))
     free = small(guidance=0.0, start_from_teacher=False)
     assert free.phases(3, data()) == {"student": 3}
     fit(free, clips, settings=Settings(batch_size=4, max_steps=1))
@@ -292,6 +297,7 @@ def data_once():
         ({"guidance": -0.5}, "guidance is -0.5"),
         ({"fade": 0.0}, "fade is 0"),
         ({"view": 1.5}, "view is 1.5"),
+        ({"view": 0.01}, "view is 0.01: of 32 pixels that leaves none"),
         ({"share": 0.0}, "share is 0"),
         ({"compression": ()}, "give widths"),
         ({"frames": 0}, "at least 1"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, Dataset, Subset
@@ -18,6 +19,7 @@ from mien.engine import Fixed, Phase, Settings, Single, Stages, fit
 from mien.engine.method import build
 from mien.errors import BadInput
 from mien.forensics.data import FaceRecords, Faces
+from mien.forensics.forgery_nir import forgery_nir
 from mien.forensics.hfc_figures import kind_figures, patch_map
 from mien.forensics.hfc_fusion import Fusion, decide, fused, learn_weights
 from mien.forensics.hfc_mffd import HFCMFFD
@@ -521,6 +523,16 @@ def test_kinds_come_from_the_data():
     assert room.data_config("acmf", "embedded", DataOptions()) == {}
 
 
+def test_kinds_that_are_not_named_are_what_the_papers_data_call_them(tmp_path):
+    for kind in ("0_real", "cyclegan", "progan", "stylegan", "stylegan2"):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / kind / "a.png")
+    records = forgery_nir(tmp_path)
+    method, label = make(kinds=None), torch.tensor([r.label for r in records])
+    given = Faces(torch.rand(len(records), 3, 24, 24), label, kind=[r.kind for r in records])
+    assert method.targets(method.second, given)[1].tolist() == [0, 1, 2, 3]
+
+
 def test_the_first_convolution_is_replaced():
     body = nn.Sequential(nn.Identity(), nn.Sequential(nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False)))
     one_channel(body)
@@ -544,6 +556,8 @@ def test_the_first_convolution_is_replaced():
         ({"kind_streams": ("image", "image")}, "each once"),
         ({"kinds": ("real", "a")}, "not 'real'"),
         ({"landmarks": 5}, "count is 5"),
+        ({"cell": 0.0}, "cell is 0.0"),
+        ({"cell": math.nan}, "cell is nan"),
         ({"head": HeadSize(heads=3)}, "no multiple of it"),
     ],
 )

@@ -564,6 +564,15 @@ def test_stages_follow_from_the_data():
     assert make().phases(5, without) == {"detect": 5}
 
 
+def test_weights_of_vgg_that_are_not_there_are_refused_before_any_training(tmp_path):
+    with_originals = SimpleNamespace(train=lambda phase: SimpleNamespace(originals=True))
+    without = SimpleNamespace(train=lambda phase: SimpleNamespace())
+    missing = make(features=str(tmp_path / "vgg.pth"))
+    with pytest.raises(BadInput, match=r"vgg\.pth"):
+        missing.phases(5, with_originals)
+    assert missing.phases(5, without) == {"detect": 5}
+
+
 def test_recovery_without_originals_is_refused():
     samples = batch_of()
     method = recovering()

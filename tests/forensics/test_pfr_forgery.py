@@ -218,6 +218,7 @@ def test_where_local_is_the_servers_model_the_discriminator_is_at_chance():
         method.discriminator[2].bias.zero_()
     shown = batch()
     assert float(method.losses(shown)["adversarial"].detach()) == pytest.approx(0.1 * math.log(2), rel=1e-5)
+    assert torch.allclose(*method._features[0], atol=1e-6), "whatever D is, it sees the same twice"
     assert float(method.discriminator_losses(shown)["discriminator"].detach()) == pytest.approx(
         2 * math.log(2), rel=1e-5
     )
@@ -413,6 +414,21 @@ def test_both_heads_answer_together_and_strangers_get_the_shared_path():
     assert make(split="fedper").further_figures(Noise()) == {}
 
 
+def test_a_new_client_trains_its_own_part_on_the_shared_part_of_others():
+    method = make(personal_first=1.0, federated=Federated("central"))
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    fit(method, Noise(), schedule=Single(1), settings=plan())
+    after = method.state_dict()
+    assert all(torch.equal(after[n], v) for n, v in before.items() if n.startswith("shared."))
+    assert not torch.equal(after["own.path.head.weight"], before["own.path.head.weight"])
+
+
+def test_rivals_with_one_path_keep_no_copy_of_the_servers_model():
+    assert len(in_round(make())[0].received)
+    for split in ("fedper", "fedavg"):
+        assert not len(in_round(make(split=split))[0].received)
+
+
 def test_the_mix_of_the_heads_may_be_learned():
     method, shown = make(mix="learned", alpha=0.0), batch()
     losses = method.losses(shown)
@@ -469,6 +485,7 @@ def test_evidence_is_a_map_of_the_features():
         ({"mode": "global"}, "mode is 'global'"),
         ({"score": "x"}, "score is 'x'"),
         ({"alpha": -1.0}, "alpha is -1.0"),
+        ({"gamma": math.inf}, "gamma is inf"),
         ({"ramp": 0}, "ramp is 0"),
         ({"personal_first": 1.5}, "personal_first 1.5"),
         ({"split": "fedper", "mode": "shared"}, "it has one path"),

@@ -150,9 +150,7 @@ def _record(cells: dict[str, str], image: str, others: Sequence[str], places: _P
     return Record(path, label, group, kind, int(frame), video, tuple((name, cells[name]) for name in others))
 
 
-def column_of(
-    names: Sequence[str], wanted: str | None, preferred: Sequence[str] = ("race", "ethnicity", "skin")
-) -> str:
+def column_of(names: Sequence[str], wanted: str | None, preferred: Sequence[str] = PREFERRED) -> str:
     """The attribute that groups are made of.
 
     Args:

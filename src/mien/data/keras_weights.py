@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.data.listing import printable
+from mien.data.listing import natural_key, printable
 from mien.errors import BadInput, MissingExtra
 
 MAX_FILE = 1 << 30
@@ -57,7 +57,7 @@ def read_keras_weights(file: str | os.PathLike[str]) -> Layers:
             reader = _Reader(shown)
             for name in root:
                 reader.layer(str(name), _step(root, name, shown))
-            return dict(sorted(reader.layers.items()))
+            return {name: reader.layers[name] for name in sorted(reader.layers, key=natural_key)}
     except BadInput:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, RecursionError, MemoryError, UnicodeError) as error:

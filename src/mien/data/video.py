@@ -300,7 +300,9 @@ class _opened:  # noqa: N801 - a context manager, used like a function
         if not path.stat().st_size:
             raise BadInput(f"{name}: the file is empty")
         with _one_line(name):
-            self.container = av.open(str(path), format=FORMATS[suffix], options={"protocol_whitelist": "file"})
+            options = {"protocol_whitelist": "file"}
+            # titles and such are not read, so they may be in any encoding
+            self.container = av.open(str(path), format=FORMATS[suffix], options=options, metadata_errors="replace")
         streams = self.container.streams.video
         if not streams:
             self.container.close()

@@ -125,6 +125,8 @@ def audit(
         raise BadInput(f"threshold is {threshold}: it must lie in (0, 1)")
     if per_group < 4 or batch_size < 1 or small < 0:
         raise BadInput(f"per_group is {per_group}, batch_size is {batch_size}, small is {small}: use 4, 1, 0 or more")
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise BadInput(f"{out} is a file: give a folder")
     check(rho, pruning)
     reading = Reading(forged_output, output_values, pixels)  # type: ignore[arg-type]
     subject = _subject(weights, device, image_size, reading, output)
@@ -169,8 +171,6 @@ def audit(
         result["pruned"] = {**settings, "saved": str(prune_to), "zeroed": zeroed, **after.to_json()}
     if out is not None:
         folder = Path(out)
-        if folder.exists() and not folder.is_dir():
-            raise BadInput(f"{folder} is a file: give a folder")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "audit.json", result)
         _page(result, before, pruned).write(folder / "report.html")

@@ -21,6 +21,7 @@ Differences from the paper
     * A fifth of the training clips per epoch: each stretch of five clips of a class gives one, instead of a free draw.
     * The remainder of a test stride starts at 0, where the published code draws it.
     * In the published code the frozen mode's leaky branch is not described further: it is a linear layer on g_t.
+    * Without a folder of Gaze360 or MPIIFaceGaze (`gaze`) the teacher learns from generated people.
     * The learning rate is that of the paper's batch of 32; it is not scaled to other batches.
 
 Example:
@@ -178,6 +179,8 @@ class GazeForensics(ClipDetector):
         for name, value in (("fade", fade), ("view", view), ("share", share)):
             if not 0 < value <= 1:
                 raise BadInput(f"{name} is {value}: it must lie in (0, 1]")
+        if round(view * image_size) < 1:
+            raise BadInput(f"view is {view}: of {image_size} pixels that leaves none")
         if cycle_by not in ("epoch", "step"):
             raise BadInput(f"cycle_by is {cycle_by!r}: use epoch or step")
         if backend not in ("guided", "frozen"):
@@ -233,8 +236,8 @@ class GazeForensics(ClipDetector):
         """The student starts from the teacher's weights."""
         if phase.name == TEACHER or not self.needs_teacher:
             return
-        given = self.network.weights is not None or self.network.pretrained
-        if not bool(self.taught) and not given:
+        # `network.pretrained` does not count: weights of ImageNet know nothing of gaze.
+        if not bool(self.taught) and self.network.weights is None:
             raise BadInput(
                 "the gaze teacher was not trained: train with stages (teacher_epochs above 0), or name the weights of "
                 "a gaze model with network.weights"

@@ -20,6 +20,8 @@ Differences from the paper
     * There is no landmark model here: landmarks are fixed places in an aligned face, 68 or 17.
     * Patches are spread evenly, n by n, for any size of image; for the paper's two sizes they are the paper's.
     * One batch size serves all streams (paper: 32 images for patches, 128 for descriptors).
+    * Training faces are mirrored at random, and cut at random places where forgeries are made from people's faces
+      (paper: no augmentation).
     * `balance` counters the imbalance of level 1 (four forged to one real face), which the hierarchy by itself does
       not: a flat classifier asks whether real beats each single generator, level 1 whether it beats their sum.
     * `decision="flat"` is the rival of the same size: all networks of both levels answer real or which generator.
@@ -37,6 +39,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -52,6 +55,7 @@ from mien.engine.method import Epoch, Losses, Optimizers
 from mien.errors import BadInput, unknown_name
 from mien.forensics.data import Faces, Verdict
 from mien.forensics.detector import Detector
+from mien.forensics.forgery_nir import FORGED
 from mien.forensics.hfc_figures import kind_figures, patch_map
 from mien.forensics.hfc_fusion import Fusion, Level, decide, fused, learn_weights
 from mien.forensics.hfc_streams import Attention, DescriptorStream, HeadSize, PatchStream, grey
@@ -61,8 +65,6 @@ from mien.nn.network import Network
 from mien.optim.recipe import Recipe
 
 STREAMS = ("image", "dct", "descriptor")
-GENERATORS = ("CycleGAN", "ProGAN", "StyleGAN", "StyleGAN2")
-"""Those of ForgeryNIR, the paper's data."""
 DESCRIPTOR_PASSES = 15 / 8
 """Passes of the descriptor stream for one of the others (paper: 15 and 8)."""
 Decision = Literal["hierarchical", "flat"]
@@ -156,7 +158,7 @@ class HFCMFFD(Detector):
     @property
     def names(self) -> tuple[str, ...]:
         """The kinds of forgery, in the order of level 2's classes."""
-        return tuple(self.kinds) if self.kinds is not None else GENERATORS
+        return tuple(self.kinds) if self.kinds is not None else FORGED
 
     # --- stages ---------------------------------------------------------------------------------------------------
     def phases(self, epochs: int, data: Any = None) -> dict[str, int]:
@@ -386,6 +388,8 @@ def _check(method: HFCMFFD) -> None:
         raise BadInput(f"patch_grid is {method.patch_grid}, patch {method.patch}: at least 1, and at least 8 pixels")
     if method.patch_grid > 1 and method.patch > method.image_size:
         raise BadInput(f"patch is {method.patch}: it must fit into images of {method.image_size} pixels")
+    if not 0 < method.cell < math.inf:
+        raise BadInput(f"cell is {method.cell}: it must be a number of pixels above 0")
     for name, chosen in (("streams", method.streams), ("kind_streams", method.kind_streams)):
         for stream in chosen:
             if stream not in STREAMS:

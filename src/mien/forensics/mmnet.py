@@ -22,7 +22,8 @@ so it can be empty at a score above 0.5, where no single list is as likely as th
 Differences from the paper
     * Only its abstract was at hand: architecture, losses and the formula of Complete Sequence Matching are inferred
       from it. The decoder is that of SeqFakeFormer (Shao, Wu, Liu, ECCV 2022), whose data and recipe it builds on.
-      `scales=(5,), presence=False, backward=False` (and `encoder_layers=2` at the paper's size) is that baseline.
+      `scales=(5,), presence=False, backward=False` (and `encoder_layers=2` at the paper's size) is that baseline,
+      but that it cannot emit start or padding either.
     * phi is the fixed detector's backbone; `features="vgg19"`, or a file, takes VGG-19 instead. psi is optional
       (`use_embedder`). Both stages share batch size and clipping of the run's settings (paper: 32 and 16; 0.1).
     * The recovery stage takes half as many epochs as the detection stage: how many it took is not known.
@@ -197,6 +198,8 @@ class MMNet(Detector):
     def phases(self, epochs: int, data: TrainingData) -> dict[str, int]:
         """Detection, then, where the data have originals, half as many passes for the recovery."""
         recovery = {"recover": max(epochs // 2, 1)} if has_originals(data.train(Phase())) else {}
+        if recovery and self.supervision.perceptual and self.features != "detector":
+            self._vgg19()  # weights that cannot be had are refused now, not after the detection stage
         return {"detect": epochs, **recovery}
 
     def build_phase(self, phase: Phase) -> None:
@@ -323,10 +326,12 @@ class MMNet(Detector):
         """Feature maps of the fixed network."""
         if self.features == "detector":
             return self.detector.backbone(image)
+        return self._vgg19().to(image.device)(2 * image - 1)
+
+    def _vgg19(self) -> Vgg19:
         if "_vgg" not in self.__dict__:
             self.__dict__["_vgg"] = Vgg19(self.features)  # not a submodule: neither trained nor saved
-        vgg = self.__dict__["_vgg"] = self.__dict__["_vgg"].to(image.device)
-        return vgg(2 * image - 1)
+        return self.__dict__["_vgg"]
 
     # --- answers ----------------------------------------------------------------------------------------------
     def predict(self, batch: Faces) -> Verdict:

@@ -111,7 +111,6 @@ def load_table(records: Sequence[Record], source: str, of: int) -> People:
     known: dict[str, str] = {}  # the same photograph twice is the same person twice, whatever the files are called
     names = [known.setdefault(file, record.group) for file, record in zip(files, records, strict=True)]
     part = f"{len(records)} of {of}" if len(records) < of else str(of)
-    files = fingerprints([record.path for record in records])
     manifest = {
         "groups": sorted(set(names)),
         "files": sorted(set(files)),

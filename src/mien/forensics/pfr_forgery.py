@@ -27,6 +27,7 @@ Differences from the paper
       norm sees every image once.
     * Batch norm is averaged like weights, unless `federated.norms` says otherwise.
     * M starts at 0 and S at 1.
+    * alpha rises over `ramp` rounds, 10 by default: a tenth of 100 rounds. It does not follow the number of rounds.
 
 Example:
     >>> from mien.nn.network import Network
@@ -37,6 +38,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -87,8 +89,9 @@ class PFRForgery(Detector):
         beta: Weight of L_p.
         gamma: Weight of L_s.
         adversary: "discriminator", or what takes the place of L_adv.
-        ramp: Rounds over which alpha rises from 0, step by step: a tenth of the rounds, at least 2.
-        personal_first: Share of each local phase in which the personal part alone is trained, in [0, 1].
+        ramp: Rounds over which alpha rises from 0, step by step, at least 2; meant to be a tenth of all rounds.
+        personal_first: Share of each local phase in which the personal part alone is trained, in [0, 1]. 1 is for a new
+            client that starts from the weights of others: the shared part stays as it is.
         mix: "mean" of both heads' logits, or "learned": a scalar of each client weighs them.
         mode: How it answers: "personal", both heads, or "shared", the shared path alone, for those who are no client.
         federated: Clients and rounds.
@@ -160,7 +163,8 @@ class PFRForgery(Detector):
     def begin_phase(self, phase: Phase, data: Dataset[Any]) -> None:
         """Keep the model that the server sent, and make a new discriminator."""
         self.step.zero_()
-        if phase.round is not None and self.alpha and self.adversary in ("discriminator", "match"):
+        compared = self.split == "fedpr" and self.alpha and self.adversary in ("discriminator", "match")
+        if phase.round is not None and compared:
             self.received = torch.cat([value.detach().flatten() for value in self._travelling().values()])
         if self.discriminator is not None:
             self.discriminator.reset()
@@ -326,8 +330,8 @@ def _check(method: PFRForgery) -> None:
         if getattr(method, name) not in allowed:
             raise BadInput(f"{name} is {getattr(method, name)!r}: use {', '.join(allowed)}")
     for name in ("alpha", "beta", "gamma"):
-        if not getattr(method, name) >= 0:
-            raise BadInput(f"{name} is {getattr(method, name)}: it must be 0 or more")
+        if not 0 <= getattr(method, name) < math.inf:
+            raise BadInput(f"{name} is {getattr(method, name)}: it must be a number, 0 or more")
     if method.ramp < 1 or not 0 <= method.personal_first <= 1:
         raise BadInput(f"ramp is {method.ramp}, personal_first {method.personal_first}: at least 1, and in [0, 1]")
     if method.mode == "shared" and method.split != "fedpr":

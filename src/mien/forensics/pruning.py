@@ -247,7 +247,7 @@ def prune_(
         generator = torch.Generator().manual_seed(stable_seed(seed, "prune", name))
         indices = lowest(importance(layer.weight, b, pruning, generator), rho)
         with torch.no_grad():
-            layer.weight.view(-1)[indices.to(layer.weight.device)] = 0.0
+            layer.weight[torch.unravel_index(indices.to(layer.weight.device), layer.weight.shape)] = 0.0
         zeroed[name] = len(indices)
     return zeroed
 

@@ -16,7 +16,8 @@ pix2pixHD. The parts are in `mien.synthesis.hybrid`, the training in `mien.synth
 
 Differences from the paper
     * L_AEP has a gradient. The released code computes it outside of torch, so that it moves nothing; it also wraps
-      negative pixels and drops the sign of the Sobel derivatives. Its low threshold is the stated maximum entropy.
+      negative pixels and drops the sign of the Sobel derivatives. Its low threshold is the stated maximum entropy,
+      found for each image of a batch. Pictures are not rounded to 8 bits.
     * Attention of the IGC runs over positions. The released layer is handed the batch axis in their place, and does
       nothing at batch size 1.
     * The relative position bias and the grid of tokens follow the window and the input; any size and batch works. Where
