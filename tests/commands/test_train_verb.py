@@ -92,6 +92,7 @@ def test_print_config_is_a_complete_config(points, here, capsys):
         (["toy-points", "--method.layer.widht", "1"], "did you mean '--method.layer.width'?"),
         (["toy-points", "--epoch", "1"], "unknown option '--epoch': did you mean '--epochs'?"),
         (["toy-points", "--method.rate", "high"], "method.rate is 'high': it must be float"),
+        (["toy-points", "--method.rate", ".inf"], "method.rate is inf: it must be a finite number"),
         (
             ["toy-points", "--method.layer.kind", "relo"],
             "method.layer.kind is 'relo': it must be one of 'tanh', 'relu'",

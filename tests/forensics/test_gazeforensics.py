@@ -295,6 +295,7 @@ def data_once():
         ({"backend": "other"}, "guided or frozen"),
         ({"leaky": -1}, "leaky is -1"),
         ({"guidance": -0.5}, "guidance is -0.5"),
+        ({"guidance": float("inf")}, "guidance is inf"),
         ({"fade": 0.0}, "fade is 0"),
         ({"view": 1.5}, "view is 1.5"),
         ({"view": 0.01}, "view is 0.01: of 32 pixels that leaves none"),

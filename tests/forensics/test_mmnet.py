@@ -629,6 +629,7 @@ def test_it_learns_what_it_is_shown_and_tells_how_well(tmp_path):
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"warmup": -0.1}, "warmup is -0.1"),
         ({"set_weight": -1.0}, "set_weight is -1.0"),
+        ({"backbone_rate": float("inf")}, "backbone_rate is inf"),
         ({"recovery_width": 12}, "recovery_width is 12"),
         ({"image_size": 40}, "image_size is 40"),
         ({"network": Network("tiny_cnn")}, "no feature maps of four scales"),

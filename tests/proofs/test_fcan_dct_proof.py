@@ -74,9 +74,22 @@ def test_people_of_the_test_are_others(monkeypatch):
     assert not data.test.first(1).training
     assert "24 clips of 8 frames" in proof.about("embedded")
     seed = Seed(100, data, max_steps=2)
-    for name in ("mean", "one frame", proof.BOTH):
+    for name in ("mean", "one frame", proof.BOTH, f"{proof.BOTH}, near-infrared"):
         values = proof.PROOF.variants[name](seed)
         assert set(values) == {proof.METRIC, f"AUC, {proof.SPACE}", f"AUC, {proof.TIME}"}
+
+
+def test_near_infrared_is_one_curve_for_a_clip():
+    """No colour is left, and what was brighter is brighter in every frame of the clip."""
+    clips = torch.stack([proof.make_clip(torch.full((3, 64, 64), 0.4), "real", seed) for seed in range(3)])
+    made = proof.ClipSet(clips, ["real"] * 3, ["a"] * 3).infrared(5)
+    assert made.image.shape == clips.shape
+    assert bool((made.image[:, :, :1] == made.image).all())
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 1, 3, 1, 1)
+    for before, after in zip((clips * weights).sum(dim=2), made.image[:, :, 0].double(), strict=True):
+        order = before.flatten().argsort()
+        assert bool((after.flatten()[order].diff() >= 0).all())
+    assert made.image.float().mean(dim=(1, 2, 3, 4)).unique().numel() == 3
 
 
 def test_drifting_features_need_more_than_moments():

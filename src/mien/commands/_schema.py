@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -67,9 +68,10 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_values(parser: ArgumentParser, prefix: str, values: Mapping[str, Any]) -> None:
-    """Refuse what jsonargparse lets through in a configuration file.
+    """Refuse what jsonargparse lets through.
 
-    That is a null where the option has a value by default, and a plain value where a group of options belongs.
+    That is a null where the option has a value by default, a plain value where a group of options belongs, and a
+    number that is none.
     """
     dests = {action.dest for action in parser._actions}
     for name, value in values.items():
@@ -81,6 +83,8 @@ def _check_values(parser: ArgumentParser, prefix: str, values: Mapping[str, Any]
             raise BadInput(f"{key} is null: leave it out or give a value")
         elif group:
             raise BadInput(f"{key} is {value!r}: it must be a mapping of options")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"{key} is {value}: it must be a finite number")
 
 
 def _defaults(parser: ArgumentParser, prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

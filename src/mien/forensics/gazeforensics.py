@@ -368,5 +368,5 @@ def random_part(clip: Tensor, size: int, area: tuple[float, float] = (0.7, 0.9))
 
 def _check(**values: float) -> None:
     for name, value in values.items():
-        if not value >= 0:
-            raise BadInput(f"{name} is {value}: it must be 0 or more")
+        if not 0 <= value < math.inf:
+            raise BadInput(f"{name} is {value}: it must be 0 or more, and finite")

@@ -38,6 +38,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -189,8 +190,8 @@ class MMNet(Detector):
             if not 0 <= getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}: it must lie in [0, 1)")
         for name in ("set_weight", "backbone_rate"):
-            if not getattr(self, name) >= 0:
-                raise BadInput(f"{name} is {getattr(self, name)}: it must be 0 or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise BadInput(f"{name} is {getattr(self, name)}: it must be 0 or more, and finite")
         if self.recovery_width < 8 or self.recovery_width % 8:
             raise BadInput(f"recovery_width is {self.recovery_width}: use a multiple of 8")
 

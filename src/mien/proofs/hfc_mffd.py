@@ -37,7 +37,7 @@ from mien.metrics.binary import auc
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
 from mien.proofs.base import Proof, Seed, Values
-from mien.proofs.resynthesis import GENERATORS, encoded, few_of_each, regenerated
+from mien.proofs.resynthesis import GENERATORS, encoded, few_of_each, near_infrared, regenerated
 
 SIZE, PATCH, BATCH, EPOCHS, DESCRIPTOR_EPOCHS = 64, 28, 16, 2, 4
 FACES = (14, 12)
@@ -101,17 +101,6 @@ def used(images: Tensor, seed: int) -> Tensor:
     rough = encoded(images.float() / 255, seed + 1, WORN)
     blurred = torch.from_numpy(uniforms(seeds, "which")[:, 0] < 0.5)
     return torch.where(blurred[:, None, None, None], soft, rough)
-
-
-def near_infrared(images: Tensor, seed: int) -> Tensor:
-    """Brightness of (N, 3, H, W) in [0, 1], in three equal channels, with gamma 0.7 to 1.3 and gain 0.8 to 1.1."""
-    seeds = item_seeds(seed, np.arange(len(images)), "near-infrared")
-    gamma, gain = (
-        torch.from_numpy(between(seeds, name, low, high))[:, None, None, None]
-        for name, low, high in (("gamma", 0.7, 1.3), ("gain", 0.8, 1.1))
-    )
-    light = torch.einsum("nchw,c->nhw", images, torch.tensor([0.299, 0.587, 0.114]))[:, None]
-    return (gain * light.pow(gamma)).clamp(0, 1).expand(-1, 3, -1, -1).contiguous()
 
 
 @dataclass

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mien.data import forge_ops as ops
-from mien.data.draws import Seeds, item_seeds, normals
+from mien.data.draws import Seeds, between, item_seeds, normals
 from mien.data.forge import face_mask
 from mien.data.forge_pairs import Perturbation, common_perturbation
 
@@ -82,6 +82,23 @@ def encoded(images: Tensor, seed: int, quality: tuple[int, int]) -> Tensor:
     """The last encoding, (N, 3, H, W) in [0, 1] -> uint8. Image i gets the same quality whatever was done to it."""
     seeds = item_seeds(seed, np.arange(len(images)), "encoding 0")
     return common_perturbation(images, seeds, Perturbation(jpeg=quality))
+
+
+def near_infrared(images: Tensor, seed: int) -> Tensor:
+    """Brightness in three equal channels, with a gamma of 0.7 to 1.3 and a gain of 0.8 to 1.1 for every photograph.
+
+    Args:
+        images: Photographs (N, 3, H, W) in [0, 1], or clips (N, T, 3, H, W), which keep one gamma and gain each.
+        seed: Of gammas and gains.
+    """
+    seeds = item_seeds(seed, np.arange(len(images)), "near-infrared")
+    shape = (-1, *[1] * (images.ndim - 1))
+    gamma, gain = (
+        torch.from_numpy(between(seeds, name, low, high)).view(shape)
+        for name, low, high in (("gamma", 0.7, 1.3), ("gain", 0.8, 1.1))
+    )
+    light = torch.einsum("...chw,c->...hw", images, torch.tensor([0.299, 0.587, 0.114])).unsqueeze(-3)
+    return (gain * light.pow(gamma)).clamp(0, 1).expand_as(images).contiguous()
 
 
 def few_of_each(people: Sequence[str], rows: Sequence[int], most: int) -> list[int]:
