@@ -27,7 +27,7 @@ from _contract import REPEATS, measure, peak_memory, promise, publish, spread
 from mien import api
 from mien.data.video import probe, read_clips, read_frames
 from mien.forensics.acmf import ACMF
-from mien.forensics.sampling import UniformClips
+from mien.forensics.clips.sampling import UniformClips
 from mien.nn.network import Network
 
 SIZE, RATE, EVERY, THREADS = 224, 25, 5, 2

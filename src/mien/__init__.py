@@ -19,12 +19,12 @@ from mien.catalog import find, list_methods
 
 if TYPE_CHECKING:
     from mien.api import create, evaluate, load, predict, train
-    from mien.forensics.audit import audit
+    from mien.forensics.audit.run import audit
 
 __all__ = ["__version__", "audit", "create", "evaluate", "find", "list_methods", "load", "predict", "train"]
 
 _LAZY = dict.fromkeys(("create", "evaluate", "load", "predict", "train"), "mien.api")
-_LAZY["audit"] = "mien.forensics.audit"
+_LAZY["audit"] = "mien.forensics.audit.run"
 
 
 def __getattr__(name: str) -> Any:

@@ -85,7 +85,7 @@ PROOFS: dict[str, str] = {
 }
 """Method, or a further experiment of one -> the table of its experiment, run by `mien.proofs.runner`."""
 
-ARENAS: dict[str, str] = {"forensics": "mien.forensics.arena_run:hold"}
+ARENAS: dict[str, str] = {"forensics": "mien.forensics.arena.run:hold"}
 """Family -> the function that sets all of its methods against each other, for `mien arena`."""
 
 IMPORTS: dict[str, str] = {"mesonet": "mien.forensics.mesonet:import_weights"}

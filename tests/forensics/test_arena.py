@@ -15,11 +15,11 @@ from mien.data.forge_pairs import KINDS
 from mien.data.images import save_png
 from mien.data.people import render_faces, sample_people
 from mien.errors import BadInput
-from mien.forensics import arena_data
-from mien.forensics.arena import HALVES, Entrant, Plan, entrants, pieces_of
-from mien.forensics.arena_data import CLEAN, CONDITIONS, Perturbed, exam, material, training
-from mien.forensics.arena_page import SEEN, UNSEEN, columns, matrix, page
-from mien.forensics.arena_run import arena, methods_named
+from mien.forensics.arena import data as arena_data
+from mien.forensics.arena.data import CLEAN, CONDITIONS, Perturbed, exam, material, training
+from mien.forensics.arena.entrants import HALVES, Entrant, Plan, entrants, pieces_of
+from mien.forensics.arena.page import SEEN, UNSEEN, columns, matrix, page
+from mien.forensics.arena.run import arena, methods_named
 from mien.forensics.plain import PlainDetector
 from mien.nn.network import Network
 
@@ -41,11 +41,11 @@ def few():
     """Two conditions beside the clean one."""
     monkeypatch = pytest.MonkeyPatch()
     chosen = {name: CONDITIONS[name] for name in (CLEAN, "jpeg 5", "noise 1")}
-    for module in ("arena", "arena_data", "arena_page"):
-        if hasattr(__import__(f"mien.forensics.{module}", fromlist=[""]), "CONDITIONS"):
-            monkeypatch.setattr(f"mien.forensics.{module}.CONDITIONS", chosen)
-    for module in ("arena_page", "arena_data"):
-        monkeypatch.setattr(f"mien.forensics.{module}.PERTURBATIONS", ("jpeg", "noise"))
+    for module in ("entrants", "data", "page"):
+        if hasattr(__import__(f"mien.forensics.arena.{module}", fromlist=[""]), "CONDITIONS"):
+            monkeypatch.setattr(f"mien.forensics.arena.{module}.CONDITIONS", chosen)
+    for module in ("page", "data"):
+        monkeypatch.setattr(f"mien.forensics.arena.{module}.PERTURBATIONS", ("jpeg", "noise"))
     yield
     monkeypatch.undo()
 

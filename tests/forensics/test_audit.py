@@ -16,8 +16,8 @@ from torch import nn
 import mien
 from mien.cli import main
 from mien.errors import BadInput
+from mien.forensics.audit.foreign import ModuleDetector, OnnxDetector, Reading
 from mien.forensics.fairfd import FairFD
-from mien.forensics.foreign import ModuleDetector, OnnxDetector, Reading
 from mien.forensics.plain import PlainDetector
 from mien.nn.network import Network
 

@@ -15,11 +15,11 @@ from mien.cli import main
 from mien.data.folders import Record
 from mien.data.images import load_tensor, save_png
 from mien.errors import BadInput
-from mien.forensics.clips import VideoClips, footage
+from mien.forensics.clips.sampling import StretchedClips, UniformClips
+from mien.forensics.clips.stills import camera
+from mien.forensics.clips.videos import VideoClips, footage
 from mien.forensics.fcan_dct import FCANDCT
 from mien.forensics.opening import generated_people
-from mien.forensics.sampling import StretchedClips, UniformClips
-from mien.forensics.still_clips import camera
 from mien.nn.network import Network
 
 SIZE, LENGTH = 32, 12

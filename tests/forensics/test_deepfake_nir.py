@@ -7,10 +7,10 @@ import pytest
 
 from mien.data.splits import require_disjoint
 from mien.errors import BadInput
-from mien.forensics.deepfake_nir import deepfake_nir, deepfake_nir_perturbed
 from mien.forensics.opening import layout_of, read_records
-from mien.forensics.readers import READERS, celeb_df, recognise
-from mien.forensics.video_files import video_files
+from mien.forensics.readers.deepfake_nir import deepfake_nir, deepfake_nir_perturbed
+from mien.forensics.readers.sets import READERS, celeb_df, recognise
+from mien.forensics.readers.video_files import video_files
 
 
 def touch(path):

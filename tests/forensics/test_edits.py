@@ -18,11 +18,8 @@ from mien.data.forge import edit_sequence
 from mien.engine import Phase
 from mien.errors import BadInput
 from mien.forensics.data import Faces
-from mien.forensics.edits import EditedFaces, EditedFrames, has_originals, jitter, open_edits, open_edits_test
-from mien.forensics.opening import generated_people
-from mien.forensics.people import People
-from mien.forensics.readers import READERS, recognise
-from mien.forensics.rings import (
+from mien.forensics.edits.faces import EditedFaces, EditedFrames, has_originals, jitter, open_edits, open_edits_test
+from mien.forensics.edits.rings import (
     AMPLITUDE,
     COMPONENTS,
     draw_lists,
@@ -32,7 +29,10 @@ from mien.forensics.rings import (
     ring_masks,
     stripes,
 )
-from mien.forensics.seq_deepfake import seq_deepfake, seq_deepfake_edits
+from mien.forensics.opening import generated_people
+from mien.forensics.people import People
+from mien.forensics.readers.seq_deepfake import seq_deepfake, seq_deepfake_edits
+from mien.forensics.readers.sets import READERS, recognise
 from mien.room import DataOptions
 
 SIZE = 96
@@ -112,7 +112,7 @@ def test_edits_without_rings_do_not_tell_the_order_of_distant_regions(faces):
 
 
 def test_two_orders_differ_by_the_rings_alone(faces, monkeypatch):
-    monkeypatch.setattr("mien.forensics.rings.AMPLITUDE", 0.0)
+    monkeypatch.setattr("mien.forensics.edits.rings.AMPLITUDE", 0.0)
     seeds = item_seeds(0, np.arange(6))
     orders = torch.tensor([[*order, 0, 0] for order in permutations((2, 3, 1))])
     images, masks = edit_faces(faces.faces[:1].expand(6, -1, -1, -1), orders, seeds[:1].repeat(6), seeds[:1].repeat(6))

@@ -15,12 +15,12 @@ from torch import nn
 
 from mien.engine import Phase, Settings, Single, fit
 from mien.errors import BadInput
+from mien.forensics.audit.foreign import ModuleDetector
 from mien.forensics.data import Faces, ForgedFrames
 from mien.forensics.fairfd import FairFD
-from mien.forensics.fairfd_data import APPROACHES, RACES, fairfd
-from mien.forensics.foreign import ModuleDetector
 from mien.forensics.opening import layout_of
-from mien.forensics.pruning import Means, calibrate, importance, lowest, prune, prune_
+from mien.forensics.parts.pruning import Means, calibrate, importance, lowest, prune, prune_
+from mien.forensics.readers.fairfd import APPROACHES, RACES, fairfd
 from mien.nn.network import Network
 
 

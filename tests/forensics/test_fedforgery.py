@@ -21,7 +21,7 @@ from mien.forensics.clients import clients_in, open_client_test, open_clients
 from mien.forensics.data import Faces
 from mien.forensics.detector import cross_entropy
 from mien.forensics.fedforgery import FedForgery
-from mien.forensics.residual import (
+from mien.forensics.parts.residual import (
     GaussianAutoencoder,
     VQAutoencoder,
     codebook_loss,

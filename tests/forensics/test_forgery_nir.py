@@ -9,8 +9,8 @@ import pytest
 
 from mien.data.splits import shared_groups
 from mien.errors import BadInput
-from mien.forensics.forgery_nir import FORGED, REAL, forgery_nir
 from mien.forensics.opening import kinds_in, layout_of
+from mien.forensics.readers.forgery_nir import FORGED, REAL, forgery_nir
 from mien.room import DataOptions
 
 

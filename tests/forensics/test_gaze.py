@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from mien.data.images import save_png
 from mien.errors import BadInput
-from mien.forensics import gaze_data
-from mien.forensics.gaze import BINS, GazeTeacher, angle_bins, angular_error, direction, expected_angle, gaze_loss
-from mien.forensics.gaze_data import GazeFiles, gaze360, generated_gaze, mpiifacegaze, read_gaze, with_teacher
+from mien.forensics.parts.gaze import BINS, GazeTeacher, angle_bins, angular_error, direction, expected_angle, gaze_loss
+from mien.forensics.readers import gaze as gaze_data
+from mien.forensics.readers.gaze import GazeFiles, gaze360, generated_gaze, mpiifacegaze, read_gaze, with_teacher
 from mien.nn.network import Network
 
 

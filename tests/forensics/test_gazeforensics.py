@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from mien.engine import Phase, Settings, Stages, fit
 from mien.engine.method import build
 from mien.errors import BadInput
+from mien.forensics.clips.stills import StillClips
 from mien.forensics.data import Faces
-from mien.forensics.gaze import Gaze
-from mien.forensics.gaze_data import TEACHER, GazeImages, WithTeacher
 from mien.forensics.gazeforensics import GazeForensics, guidance_weight, mlp, one_cycle, random_part
 from mien.forensics.opening import OpenedData, generated_people
-from mien.forensics.still_clips import StillClips
+from mien.forensics.parts.gaze import Gaze
+from mien.forensics.readers.gaze import TEACHER, GazeImages, WithTeacher
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
 

@@ -19,11 +19,11 @@ from mien.engine import Fixed, Phase, Settings, Single, Stages, fit
 from mien.engine.method import build
 from mien.errors import BadInput
 from mien.forensics.data import FaceRecords, Faces
-from mien.forensics.forgery_nir import forgery_nir
-from mien.forensics.hfc_figures import kind_figures, patch_map
-from mien.forensics.hfc_fusion import Fusion, decide, fused, learn_weights
 from mien.forensics.hfc_mffd import HFCMFFD
-from mien.forensics.hfc_streams import (
+from mien.forensics.labels import labels_of
+from mien.forensics.parts.hfc_figures import kind_figures, patch_map
+from mien.forensics.parts.hfc_fusion import Fusion, decide, fused, learn_weights
+from mien.forensics.parts.hfc_streams import (
     DescriptorStream,
     HeadSize,
     PatchStream,
@@ -33,7 +33,7 @@ from mien.forensics.hfc_streams import (
     patch_starts,
     patches,
 )
-from mien.forensics.labels import labels_of
+from mien.forensics.readers.forgery_nir import forgery_nir
 from mien.nn.descriptors import descriptors, face_points
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe

@@ -16,11 +16,11 @@ from mien.data.batch import collate
 from mien.engine import Phase, Settings, Stages, fit
 from mien.engine.method import build
 from mien.errors import BadInput
-from mien.forensics.collaboration import Collaboration, CrossScale, place_grid, sine_code
 from mien.forensics.data import Faces
-from mien.forensics.edits import EditedFaces
+from mien.forensics.edits.faces import EditedFaces
 from mien.forensics.mmnet import MMNet, set_loss
-from mien.forensics.recovery import (
+from mien.forensics.parts.collaboration import Collaboration, CrossScale, place_grid, sine_code
+from mien.forensics.parts.recovery import (
     Condition,
     Supervision,
     edited_mask,
@@ -28,7 +28,7 @@ from mien.forensics.recovery import (
     identity_distances,
     region_psnr,
 )
-from mien.forensics.sequence_decoder import (
+from mien.forensics.parts.sequence_decoder import (
     END,
     PAD,
     START,

@@ -23,8 +23,7 @@ from mien.errors import BadInput
 from mien.federated.plan import Federated
 from mien.federated.roles import travelling
 from mien.forensics.data import Faces
-from mien.forensics.pfr_forgery import PFRForgery
-from mien.forensics.pfr_parts import (
+from mien.forensics.parts.representations import (
     Discriminator,
     Gate,
     Path,
@@ -35,6 +34,7 @@ from mien.forensics.pfr_parts import (
     redundancy,
     shared_representation,
 )
+from mien.forensics.pfr_forgery import PFRForgery
 from mien.forensics.scoring import score
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe

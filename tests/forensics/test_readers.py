@@ -12,7 +12,7 @@ import pytest
 from mien.data.folders import Record
 from mien.data.splits import require_disjoint, shared_groups, split_records
 from mien.errors import BadInput
-from mien.forensics.readers import (
+from mien.forensics.readers.sets import (
     FACEFORENSICS_KINDS,
     READERS,
     celeb_df,

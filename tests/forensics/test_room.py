@@ -14,9 +14,9 @@ from mien import api
 from mien.answering import items_of
 from mien.cli import main
 from mien.errors import BadInput
+from mien.forensics.clips.pooling import video_score
 from mien.forensics.data import ForgedFrames
 from mien.forensics.opening import generated_people, layout_of, open_training
-from mien.forensics.pooling import video_score
 from mien.room import DataOptions
 
 

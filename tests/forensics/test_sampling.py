@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mien.errors import BadInput
-from mien.forensics.sampling import StretchedClips, UniformClips, _levelled
+from mien.forensics.clips.sampling import StretchedClips, UniformClips, _levelled
 
 T = 14
 
@@ -45,7 +45,7 @@ def test_stretched_training_follows_the_definition(monkeypatch):
         draws.append(high)
         return torch.tensor(high - 1)  # the largest that may be drawn
 
-    monkeypatch.setattr("mien.forensics.sampling.torch.randint", randint)
+    monkeypatch.setattr("mien.forensics.clips.sampling.torch.randint", randint)
     assert StretchedClips().training(14) == list(range(14))
     assert draws == []  # both ranges are empty
     clip = StretchedClips().training(40)

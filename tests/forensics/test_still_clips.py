@@ -9,8 +9,8 @@ import torch
 
 from mien.data.draws import item_seeds
 from mien.errors import BadInput
+from mien.forensics.clips.stills import CLIP_KINDS, SHIFT, StillClips, camera, moved, smooth_path, still_clips
 from mien.forensics.opening import generated_people
-from mien.forensics.still_clips import CLIP_KINDS, SHIFT, StillClips, camera, moved, smooth_path, still_clips
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
     given = parser.read(arguments)
     set_threads(given.threads)
 
-    from mien.forensics.audit import audit
+    from mien.forensics.audit.run import audit
 
     out = Path(given.out) if given.out is not None else default_out(given.weights)
     names = (

@@ -23,9 +23,9 @@ from mien.data.images import resize_tensor
 from mien.data.listing import natural_key
 from mien.data.video import in_background, is_video_file, probe, read_frames
 from mien.errors import BadInput, MienError
-from mien.forensics.clips import ClipDetector, Footage, check_lengths, is_still, testing_clips
+from mien.forensics.clips.stills import still_clips
+from mien.forensics.clips.videos import ClipDetector, Footage, check_lengths, is_still, testing_clips
 from mien.forensics.data import load_face
-from mien.forensics.still_clips import still_clips
 
 if TYPE_CHECKING:
     from mien.forensics.detector import Detector

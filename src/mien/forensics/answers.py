@@ -20,8 +20,8 @@ from mien.answering import Item, Loaded
 from mien.data.batch import collate, move
 from mien.data.images import save_png
 from mien.forensics.answer_sources import sources_of
+from mien.forensics.clips.pooling import Pooling, video_score
 from mien.forensics.data import Faces, Verdict
-from mien.forensics.pooling import Pooling, video_score
 from mien.room import Answers, Row, Using
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from mien.engine import Method, Phase, TrainingData
 from mien.engine.method import Losses, Optimizers
 from mien.errors import BadInput
+from mien.forensics.clips.pooling import Pooling
 from mien.forensics.data import Faces, Verdict
-from mien.forensics.pooling import Pooling
 from mien.metrics.intervals import Interval
 from mien.nn.gradcam import gradcam
 from mien.nn.network import Network

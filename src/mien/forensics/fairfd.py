@@ -3,8 +3,8 @@
 
 Liu, Wang, Peng, Wang, Hu, Gao, AAAI 2025, arXiv 2407.14367.
 
-The paper's measures are in `mien.metrics.fairness`, the reader of its test set in `mien.forensics.fairfd_data`; `mien
-audit` uses both.
+The paper's measures are in `mien.metrics.fairness`, the reader of its test set in `mien.forensics.readers.fairfd`;
+`mien audit` uses both.
 This file is Bias Pruning with Fair Activations (BPFA): a weight that is small and feeds a channel whose activation
 differs between groups is cheap to lose and costly to keep. For every convolution l with weights W of output channels c,
 and REAL images of every group g, in eval mode:
@@ -55,7 +55,7 @@ from mien.data.splits import split_by_group
 from mien.engine import Epoch, Phase
 from mien.errors import BadInput
 from mien.forensics.detector import NetworkDetector, ScoreForm
-from mien.forensics.pruning import (
+from mien.forensics.parts.pruning import (
     Pruning,
     calibrate,
     check,

@@ -46,10 +46,10 @@ from torch.nn import functional as F
 from mien.engine import Phase
 from mien.engine.method import Losses, Optimizers
 from mien.errors import BadInput
-from mien.forensics.clips import ClipDetector
+from mien.forensics.clips.sampling import UniformClips
+from mien.forensics.clips.videos import ClipDetector
 from mien.forensics.data import Faces, Verdict
 from mien.forensics.detector import cross_entropy, forged_score
-from mien.forensics.sampling import UniformClips
 from mien.nn.dct import dct_matrix
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe

@@ -9,7 +9,7 @@ it leaves over is classified. The residual is claimed to carry over to kinds tha
 
     r = x - G(x),   x normalised by ImageNet's mean and deviation
     L = a_rec MSE(G(x), x) + a_ce CE(C(r), y) + a_vq L_vq(W; sg[z_e]) + a_com MSE(z_e, sg[W_i*])
-    L_vq = 1/2 sum_i ||W_i - mean of the z_e(p) with i*(p) = i||^2                          (`mien.forensics.residual`)
+    L_vq = 1/2 sum_i ||W_i - mean of the z_e(p) with i*(p) = i||^2                    (`mien.forensics.parts.residual`)
     round t: every client k starts from theta, makes E local epochs of SGD and returns theta_k;
              theta <- sum_k (n_k / n) theta_k over the whole state: weights, batch norm, codebook
 
@@ -51,7 +51,7 @@ from mien.errors import BadInput
 from mien.federated.plan import Federated
 from mien.forensics.data import Faces, Verdict
 from mien.forensics.detector import NetworkDetector, ScoreForm, cross_entropy, forged_score
-from mien.forensics.residual import Explained, GaussianAutoencoder, VQAutoencoder, local_mean, mean_square
+from mien.forensics.parts.residual import Explained, GaussianAutoencoder, VQAutoencoder, local_mean, mean_square
 from mien.nn.gradcam import gradcam
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe

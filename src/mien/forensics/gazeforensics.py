@@ -3,9 +3,9 @@
 
 He, Peng, Liu, Wang, Gao, 2023, arXiv 2311.07075.
 
-Eyes are hard to forge consistently. A gaze model (`mien.forensics.gaze`) is trained first and then frozen; the detector
-starts from its weights, and part of what it makes of every frame is held near what the gaze model makes of it. A few
-further, leaky dimensions are left free, and attention across the frames of a clip looks for what does not fit.
+Eyes are hard to forge consistently. A gaze model (`mien.forensics.parts.gaze`) is trained first and then frozen; the
+detector starts from its weights, and part of what it makes of every frame is held near what the gaze model makes of it.
+A few further, leaky dimensions are left free, and attention across the frames of a clip looks for what does not fit.
 
     h_t = Linear(f(x_t)) = [u_t ; l_t],  u_t in R^512 (gaze), l_t in R^D (leaky),  g_t = features of the gaze model
     L = CE(p, y) + lambda_e MSE(u, g),   lambda_e = lambda_0 0.01^(e / epochs)
@@ -47,12 +47,12 @@ from torch.utils.data import Dataset
 from mien.engine import Epoch, Phase, TrainingData
 from mien.engine.method import Losses, Optimizers
 from mien.errors import BadInput
-from mien.forensics.clips import ClipDetector
+from mien.forensics.clips.sampling import StretchedClips
+from mien.forensics.clips.videos import ClipDetector
 from mien.forensics.data import Faces, Verdict
 from mien.forensics.detector import cross_entropy, forged_score
-from mien.forensics.gaze import Gaze, GazeTeacher, angular_error, gaze_loss
-from mien.forensics.gaze_data import EMBEDDED, TEACHER, WithTeacher, with_teacher
-from mien.forensics.sampling import StretchedClips
+from mien.forensics.parts.gaze import Gaze, GazeTeacher, angular_error, gaze_loss
+from mien.forensics.readers.gaze import EMBEDDED, TEACHER, WithTeacher, with_teacher
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
 

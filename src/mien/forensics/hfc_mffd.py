@@ -55,11 +55,11 @@ from mien.engine.method import Epoch, Losses, Optimizers
 from mien.errors import BadInput, unknown_name
 from mien.forensics.data import Faces, Verdict
 from mien.forensics.detector import Detector
-from mien.forensics.forgery_nir import FORGED
-from mien.forensics.hfc_figures import kind_figures, patch_map
-from mien.forensics.hfc_fusion import Fusion, Level, decide, fused, learn_weights
-from mien.forensics.hfc_streams import Attention, DescriptorStream, HeadSize, PatchStream, grey
 from mien.forensics.labels import labels_of
+from mien.forensics.parts.hfc_figures import kind_figures, patch_map
+from mien.forensics.parts.hfc_fusion import Fusion, Level, decide, fused, learn_weights
+from mien.forensics.parts.hfc_streams import Attention, DescriptorStream, HeadSize, PatchStream, grey
+from mien.forensics.readers.forgery_nir import FORGED
 from mien.metrics.intervals import Interval
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe

@@ -4,10 +4,10 @@
 Xia, Liu, Li, Yuan, Wang, Gao, IEEE TIFS 2024, arXiv 2307.02733.
 
 A face may be edited several times. MMNet names the edited regions in their order and gives the face before the edits
-back. Features of three scales work together (`mien.forensics.collaboration`), and so do three readings of them: one
-says which regions were edited, two say in what order, first to last and last to first
-(`mien.forensics.sequence_decoder`). The recovery network (`mien.forensics.recovery`) is told the list of edits and
-learns from several signals, none of which knows how the edits were made.
+back. Features of three scales work together (`mien.forensics.parts.collaboration`), and so do three readings of them:
+one says which regions were edited, two say in what order, first to last and last to first
+(`mien.forensics.parts.sequence_decoder`). The recovery network (`mien.forensics.parts.recovery`) is told the list of
+edits and learns from several signals, none of which knows how the edits were made.
 
     detect   L = CE_forward + CE_backward + 0.5 BCE(R, set of regions)
     recover  L = 10 L_pix + L_mask + L_per + 0.5 L_id + 0.1 L_adv + 0.1 L_cyc            detector fixed, in eval mode
@@ -52,9 +52,9 @@ from mien.engine import Losses, Optimizers, Phase, Step, TrainingData
 from mien.errors import BadInput
 from mien.forensics.data import Faces, Verdict
 from mien.forensics.detector import Detector
-from mien.forensics.edit_scoring import measure
-from mien.forensics.edits import EditedFaces, has_originals
-from mien.forensics.recovery import (
+from mien.forensics.edits.faces import EditedFaces, has_originals
+from mien.forensics.edits.scoring import measure
+from mien.forensics.parts.recovery import (
     Embedder,
     Recovery,
     Supervision,
@@ -62,8 +62,8 @@ from mien.forensics.recovery import (
     feature_distance,
     identity_distances,
 )
-from mien.forensics.seq_deepfake import LONGEST, TOKENS, Vocabulary
-from mien.forensics.sequence_decoder import Read, SequenceDetector
+from mien.forensics.parts.sequence_decoder import Read, SequenceDetector
+from mien.forensics.readers.seq_deepfake import LONGEST, TOKENS, Vocabulary
 from mien.metrics.intervals import Interval
 from mien.nn.network import Network
 from mien.nn.patchgan import PatchGAN, hinge

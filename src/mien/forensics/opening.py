@@ -37,8 +37,8 @@ from mien.engine import Phase, TrainingData
 from mien.errors import BadInput
 from mien.forensics.data import FaceRecords, Faces, ForgedFrames
 from mien.forensics.people import People, skin_of, table_people
-from mien.forensics.readers import READERS, WITH_FILES, recognise
-from mien.forensics.video_files import holds_videos, video_files
+from mien.forensics.readers.sets import READERS, WITH_FILES, recognise
+from mien.forensics.readers.video_files import holds_videos, video_files
 from mien.room import DataOptions, TestData
 
 EMBEDDED = "embedded"

@@ -5,7 +5,7 @@ Liu, Dang, Peng, Wang, Hu, Gao, 2024, arXiv 2406.11145.
 
 Clients hold forgeries of different sources. One averaged detector is weak on each of them; alone, a client has few
 faces. So every client splits its representation: a shared part is averaged by the server, a personal part stays at
-home, and both answer together (`mien.forensics.pfr_parts` has R_s and R_p).
+home, and both answer together (`mien.forensics.parts.representations` has R_s and R_p).
 
     X = E(x);   f_s = GAP(H_s(R_s(X))),  f_p = GAP(H_p(R_p(X)));   logits = (C_p(f_p) + C_s(f_s)) / 2
     L = alpha L_adv + beta L_p + gamma L_s,   L_p = CE(C_p(f_p), y),   L_s = CE(C_s(f_s), y)
@@ -56,7 +56,7 @@ from mien.errors import BadInput
 from mien.federated.plan import Federated
 from mien.forensics.data import Faces, Verdict
 from mien.forensics.detector import Detector, ScoreForm, cross_entropy, forged_score
-from mien.forensics.pfr_parts import Discriminator, Operations, PersonalPart, SharedPart, redundancy
+from mien.forensics.parts.representations import Discriminator, Operations, PersonalPart, SharedPart, redundancy
 from mien.metrics.intervals import Interval
 from mien.nn.gradcam import gradcam
 from mien.nn.network import Network

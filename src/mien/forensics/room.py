@@ -14,9 +14,9 @@ from mien.engine import Method, Schedule, Stages, TrainingData
 from mien.errors import BadInput
 from mien.forensics.answers import answer
 from mien.forensics.clients import clients_in, open_client_test, open_clients, plan_of
-from mien.forensics.clip_opening import open_clips, open_test_clips
+from mien.forensics.clips.opening import open_clips, open_test_clips
 from mien.forensics.detector import Detector, names_kinds
-from mien.forensics.edits import open_edits, open_edits_test
+from mien.forensics.edits.faces import open_edits, open_edits_test
 from mien.forensics.opening import LAYOUTS, OpenedData, kinds_in, open_test, open_training
 from mien.forensics.presets import PRESETS
 from mien.forensics.scoring import by_client, by_kind, figures, score

@@ -11,8 +11,8 @@ import numpy as np
 
 from mien.engine import Method, predictions
 from mien.errors import BadInput
+from mien.forensics.clips.pooling import Pooling, video_score
 from mien.forensics.data import Faces, Verdict
-from mien.forensics.pooling import Pooling, video_score
 from mien.metrics.binary import OneClass, members
 from mien.metrics.intervals import Interval, metric_interval
 

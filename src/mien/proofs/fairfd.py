@@ -33,9 +33,9 @@ from mien.engine.seeding import kept_generators, seed_all, stable_seed
 from mien.errors import BadInput, TrainingStopped
 from mien.forensics.data import Faces, ForgedFrames
 from mien.forensics.opening import EMBEDDED, forged_frames, generated_people
+from mien.forensics.parts.pruning import Calibration, Pruning, calibrate, prune_
 from mien.forensics.people import People, load_table, skin_of, unlabelled
 from mien.forensics.plain import PlainDetector
-from mien.forensics.pruning import Calibration, Pruning, calibrate, prune_
 from mien.forensics.scoring import score
 from mien.metrics.binary import auc
 from mien.metrics.fairness import REAL, Judged, fairness

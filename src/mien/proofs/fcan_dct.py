@@ -28,11 +28,11 @@ from mien.data.splits import split_by_group
 from mien.engine import Settings, Single, fit
 from mien.engine.loading import steps_per_epoch
 from mien.engine.seeding import kept_generators, seed_all, stable_seed
+from mien.forensics.clips.stills import camera
 from mien.forensics.data import Faces
 from mien.forensics.fcan_dct import FCANDCT, TemporalAttention, augmented, moments
 from mien.forensics.opening import generated_people, load_people
 from mien.forensics.scoring import score
-from mien.forensics.still_clips import camera
 from mien.job import EMBEDDED
 from mien.metrics.binary import auc
 from mien.nn.network import Network

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mien.data.draws import Seeds, between, item_seeds, normals, uniforms
 from mien.data.forge_ops import to_bytes
-from mien.forensics.still_clips import smooth_path
+from mien.forensics.clips.stills import smooth_path
 
 SIZE = 48
 YAW, PITCH = 30.0, 20.0

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from mien.engine import Settings, Single, Stages, fit
 from mien.engine.seeding import kept_generators, seed_all, stable_seed
 from mien.errors import BadInput, TrainingStopped
-from mien.forensics.gaze_data import TEACHER, GazeImages
 from mien.forensics.gazeforensics import GazeForensics, gaze_errors
+from mien.forensics.readers.gaze import TEACHER, GazeImages
 from mien.forensics.scoring import score
 from mien.job import EMBEDDED
 from mien.metrics.binary import auc

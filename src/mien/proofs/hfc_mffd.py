@@ -28,11 +28,11 @@ from mien.engine import Phase, Settings, Stages, evaluation_loader, fit
 from mien.engine.method import build
 from mien.engine.seeding import kept_generators, seed_all, stable_seed
 from mien.forensics.data import Faces
-from mien.forensics.hfc_figures import Said, kind_figures
-from mien.forensics.hfc_fusion import Fusion
 from mien.forensics.hfc_mffd import HFCMFFD
-from mien.forensics.hfc_streams import HeadSize
 from mien.forensics.opening import EMBEDDED, PEOPLE_SIZE, generated_people, load_people
+from mien.forensics.parts.hfc_figures import Said, kind_figures
+from mien.forensics.parts.hfc_fusion import Fusion
+from mien.forensics.parts.hfc_streams import HeadSize
 from mien.metrics.binary import auc
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe

@@ -2,9 +2,10 @@
 """MMNet's experiment: which regions were edited and in which order, part by part; then the face before the edits.
 
 Faces of one folder (or of generated people) are edited step by step, zero to five edits, each length as often
-(`mien.forensics.rings`: the fainter a region's ring, the earlier its edit). Every variant of the detector gets the same
-faces, first weights of the parts it has, batches and number of updates; the baseline is SeqFakeFormer's design: the
-last map alone, read forwards. The recovery is learnt twice on the same detector, from L_pix alone and from everything.
+(`mien.forensics.edits.rings`: the fainter a region's ring, the earlier its edit). Every variant of the detector gets
+the same faces, first weights of the parts it has, batches and number of updates; the baseline is SeqFakeFormer's
+design: the last map alone, read forwards. The recovery is learnt twice on the same detector, from L_pix alone and from
+everything.
 
 CSM+ is the share of edited faces whose whole list is right; set F1 asks which regions, whatever the order. So what
 helps to see the regions shows in both, and what helps to order them in CSM+ alone.
@@ -24,12 +25,12 @@ from mien.data.splits import split_by_group
 from mien.engine import Settings, Stages, fit
 from mien.engine.loading import steps_per_epoch
 from mien.engine.seeding import kept_generators, seed_all, stable_seed
-from mien.forensics.edit_scoring import measure
-from mien.forensics.edits import EditedFaces, EditedFrames
+from mien.forensics.edits.faces import EditedFaces, EditedFrames
+from mien.forensics.edits.scoring import measure
 from mien.forensics.mmnet import MMNet
 from mien.forensics.opening import EMBEDDED, generated_people, load_people
+from mien.forensics.parts.recovery import Supervision
 from mien.forensics.people import People
-from mien.forensics.recovery import Supervision
 from mien.nn.network import Network
 from mien.nn.patchgan import PatchGAN
 from mien.optim.recipe import Recipe

@@ -8,8 +8,8 @@ that is added to every token. At step t
 
     z_t = decoder_t + b R_t              b learned, from 0; R_t = R, and 0 where a region was emitted before step t
 
-with R the order-free presence logits (`mien.forensics.collaboration`). Without that zero the presence would push the
-decoder to repeat itself. One branch answers which, two answer in what order. b starts at 0: from 1, R says which
+with R the order-free presence logits (`mien.forensics.parts.collaboration`). Without that zero the presence would push
+the decoder to repeat itself. One branch answers which, two answer in what order. b starts at 0: from 1, R says which
 regions there are before the decoder has looked at any, and with nothing else to gain there it was slow to find their
 order.
 
@@ -29,9 +29,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mien.forensics.collaboration import HEADS, Collaboration, Presence
-from mien.forensics.pyramid import Pyramid
-from mien.forensics.seq_deepfake import LONGEST
+from mien.forensics.parts.collaboration import HEADS, Collaboration, Presence
+from mien.forensics.parts.pyramid import Pyramid
+from mien.forensics.readers.seq_deepfake import LONGEST
 from mien.nn.network import Network
 
 START, END, PAD, VOCABULARY = 0, LONGEST + 1, LONGEST + 2, LONGEST + 3

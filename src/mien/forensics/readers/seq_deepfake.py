@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seq-DeepFake, faces edited step by step, as records; `mien.forensics.readers` lists it with the other sets.
+"""Seq-DeepFake, faces edited step by step, as records; `mien.forensics.readers.sets` lists it with the other sets.
 
 Shao, Wu, Liu, Detecting and Recovering Sequential DeepFake Manipulation, ECCV 2022: about 85,000 faces in two parts,
 facial components (28 orders of edits) and facial attributes (26), each with lists of training, validation and test.
@@ -17,7 +17,7 @@ from typing import Literal
 from mien.data.folders import Record
 from mien.data.listing import natural_key, printable
 from mien.errors import BadInput, unknown_name
-from mien.forensics.frame_folders import check_split, no_data, root_folder
+from mien.forensics.readers.frame_folders import check_split, no_data, root_folder
 
 NAME = "Seq-DeepFake"
 Vocabulary = Literal["components", "attributes"]

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from mien.forensics.data import Faces
-from mien.forensics.hfc_streams import patch_starts
+from mien.forensics.parts.hfc_streams import patch_starts
 from mien.metrics.intervals import Interval, mean_interval
 
 Said = tuple[Sequence[str], Sequence[str]]

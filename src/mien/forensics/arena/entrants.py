@@ -30,7 +30,7 @@ from mien.engine import Settings, fit, load_weights
 from mien.engine.seeding import kept_generators, seed_all, stable_seed
 from mien.errors import BadInput
 from mien.files import write_json
-from mien.forensics.arena_data import CLEAN, CONDITIONS, Material, Perturbed, exam, material, training
+from mien.forensics.arena.data import CLEAN, CONDITIONS, Material, Perturbed, exam, material, training
 from mien.forensics.detector import Detector, names_kinds
 from mien.forensics.scoring import Scored, score
 from mien.job import merged, preset_of

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mien.errors import BadInput
-from mien.forensics.seq_deepfake import LONGEST
+from mien.forensics.readers.seq_deepfake import LONGEST
 
 Embedder = Callable[[Tensor], Tensor]
 """A fixed face embedder: (B, 3, H, W) in [0, 1] -> (B, D)."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The preview of the Deepfake Detection Challenge as records; `mien.forensics.readers` lists it with the others."""
+"""The preview of the Deepfake Detection Challenge as records; `readers.sets` lists it with the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from mien.data.folders import Record
 from mien.data.listing import natural_key, printable
 from mien.errors import BadInput
-from mien.forensics.frame_folders import (
+from mien.forensics.readers.frame_folders import (
     FRAME_FOLDERS,
     check_split,
     complete,

@@ -11,7 +11,7 @@ from pathlib import Path
 from mien.data.folders import Record
 from mien.data.listing import list_images, natural_key
 from mien.data.video import is_video_file
-from mien.forensics.frame_folders import check_split, frame_records, no_data, root_folder
+from mien.forensics.readers.frame_folders import check_split, frame_records, no_data, root_folder
 
 NAME = "DeepfakeNIR"
 SUBJECTS_PER_GROUP, GROUPS, TRAINING_GROUPS = 10, 6, 4

@@ -25,7 +25,7 @@ from mien.data.draws import Seeds, uniforms
 from mien.data.forge import edit_sequence
 from mien.data.forge_pairs import Perturbation, common_perturbation
 from mien.errors import BadInput
-from mien.forensics.seq_deepfake import LONGEST, TOKENS
+from mien.forensics.readers.seq_deepfake import LONGEST, TOKENS
 
 COMPONENTS = TOKENS["components"]
 REGIONS = {"nose": "nose", "eye": "eyes", "eyebrow": "brows", "lip": "lips", "hair": "hair"}

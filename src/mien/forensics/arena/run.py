@@ -16,8 +16,8 @@ from mien import catalog
 from mien.engine.run import versions
 from mien.errors import BadInput, unknown_name
 from mien.files import write_json
-from mien.forensics.arena import Entrant, Plan, entrants, gather, run_entrant
-from mien.forensics.arena_page import page
+from mien.forensics.arena.entrants import Entrant, Plan, entrants, gather, run_entrant
+from mien.forensics.arena.page import page
 
 PAGE_LIMIT = 2_000_000
 """Bytes of a page that is worth committing."""

@@ -20,11 +20,11 @@ from pathlib import Path
 from mien.data.folders import Record
 from mien.data.listing import list_images, natural_key, printable
 from mien.errors import BadInput, unknown_name
-from mien.forensics.deepfake_nir import deepfake_nir, deepfake_nir_perturbed, is_deepfake_nir
-from mien.forensics.dfdc import dfdc_preview
-from mien.forensics.fairfd_data import fairfd, looks_like_fairfd
-from mien.forensics.forgery_nir import forgery_nir, looks_like_forgery_nir
-from mien.forensics.frame_folders import (
+from mien.forensics.readers.deepfake_nir import deepfake_nir, deepfake_nir_perturbed, is_deepfake_nir
+from mien.forensics.readers.dfdc import dfdc_preview
+from mien.forensics.readers.fairfd import fairfd, looks_like_fairfd
+from mien.forensics.readers.forgery_nir import forgery_nir, looks_like_forgery_nir
+from mien.forensics.readers.frame_folders import (
     check_split,
     child,
     complete,
@@ -34,7 +34,7 @@ from mien.forensics.frame_folders import (
     root_folder,
     videos_in,
 )
-from mien.forensics.seq_deepfake import seq_deepfake
+from mien.forensics.readers.seq_deepfake import seq_deepfake
 
 COMPRESSIONS = ("raw", "c0", "c23", "c40")  # "c0" is the older name of "raw"
 FACEFORENSICS_KINDS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")

@@ -28,7 +28,7 @@ from mien.data.people import render_faces, sample_people
 from mien.data.splits import split_by_group
 from mien.engine import Phase, TrainingData
 from mien.errors import BadInput
-from mien.forensics.gaze import Gaze
+from mien.forensics.parts.gaze import Gaze
 
 EMBEDDED = "embedded"
 TEACHER = "teacher"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ForgeryNIR as records; `mien.forensics.readers` lists it with the others."""
+"""ForgeryNIR as records; `mien.forensics.readers.sets` lists it with the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from mien.data.folders import Record
 from mien.data.listing import list_images, natural_key, printable
 from mien.errors import BadInput
-from mien.forensics.frame_folders import check_split, no_data, root_folder
+from mien.forensics.readers.frame_folders import check_split, no_data, root_folder
 
 NAME = "ForgeryNIR"
 REAL = "0_real"

@@ -27,7 +27,7 @@ from mien.forensics.opening import (
     read_records,
 )
 from mien.forensics.people import People, balanced_people, skin_of
-from mien.forensics.readers import READERS
+from mien.forensics.readers.sets import READERS
 from mien.room import DataOptions
 
 
@@ -132,7 +132,7 @@ def _seen(people: People, values: Sequence[str], detector: Detector, seed: int) 
     """The faces and their forgeries as the detector sees them."""
     if detector.sees == "faces":
         return forged_frames(people, detector.image_size, seed=seed, donors=values)
-    from mien.forensics.arena_data import BUILDERS, Part
+    from mien.forensics.arena.data import BUILDERS, Part
 
     if detector.sees not in BUILDERS:
         raise BadInput(f"{detector.name} sees {detector.sees}: an audit can make faces and {', '.join(BUILDERS)}")

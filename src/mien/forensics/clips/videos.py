@@ -24,10 +24,10 @@ from mien.data.perturb import perturb_clip
 from mien.data.video import Video, is_video_file, probe, read_clips
 from mien.engine import TrainingData
 from mien.errors import BadInput
+from mien.forensics.clips.sampling import Sampling
+from mien.forensics.clips.stills import still_clips
 from mien.forensics.data import Faces
 from mien.forensics.detector import Detector
-from mien.forensics.sampling import Sampling
-from mien.forensics.still_clips import still_clips
 
 
 @dataclass(frozen=True)

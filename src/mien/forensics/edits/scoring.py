@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 
 from mien.engine import evaluation_loader
 from mien.engine.evaluation import modes_kept
-from mien.forensics.edits import EditedFaces
-from mien.forensics.recovery import Embedder, edited_mask, identity_distances, region_psnr
-from mien.forensics.seq_deepfake import LONGEST
+from mien.forensics.edits.faces import EditedFaces
+from mien.forensics.parts.recovery import Embedder, edited_mask, identity_distances, region_psnr
+from mien.forensics.readers.seq_deepfake import LONGEST
 from mien.metrics.intervals import Interval, mean_interval
 from mien.metrics.quality import psnr, ssim
 from mien.metrics.sequences import sequence_figures, sequence_intervals

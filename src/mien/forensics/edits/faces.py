@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faces edited step by step: what detectors see that name the edits, and where such faces come from.
 
-Made from people's faces (`EditedFrames`, see `mien.forensics.rings` for what makes the order decidable), or read from
-Seq-DeepFake (`EditRecords`). Other labelled data have no lists of edits; their images are plain `Faces`.
+Made from people's faces (`EditedFrames`, see `mien.forensics.edits.rings` for what makes the order decidable), or read
+from Seq-DeepFake (`EditRecords`). Other labelled data have no lists of edits; their images are plain `Faces`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from mien.data.images import load_tensor, resize_tensor
 from mien.data.splits import split_by_group
 from mien.errors import BadInput
 from mien.forensics.data import Faces
+from mien.forensics.edits.rings import draw_lists, edit_faces, encoded
 from mien.forensics.opening import EMBEDDED, OpenedData, _people, layout_of, open_test, open_training
 from mien.forensics.people import People
-from mien.forensics.rings import draw_lists, edit_faces, encoded
-from mien.forensics.seq_deepfake import LONGEST, Edits, seq_deepfake_edits
+from mien.forensics.readers.seq_deepfake import LONGEST, Edits, seq_deepfake_edits
 from mien.room import DataOptions, TestData
 
 if TYPE_CHECKING:

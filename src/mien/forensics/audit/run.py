@@ -25,10 +25,10 @@ from mien.engine.run import versions
 from mien.engine.seeding import kept_generators
 from mien.errors import BadInput
 from mien.files import write_json
+from mien.forensics.audit.foreign import OnnxDetector, Reading, as_detector, prunable
+from mien.forensics.audit.groups import Grouped, open_grouped
 from mien.forensics.detector import Detector
-from mien.forensics.foreign import OnnxDetector, Reading, as_detector, prunable
-from mien.forensics.groups import Grouped, open_grouped
-from mien.forensics.pruning import Pruning, check, prune
+from mien.forensics.parts.pruning import Pruning, check, prune
 from mien.forensics.scoring import Scored, score
 from mien.metrics.fairness import REAL, SMALL, Fairness, Judged, assess
 from mien.report.fairness import add_fairness, add_pruned
@@ -100,7 +100,7 @@ def audit(
         small: Images that a cell needs in order not to be flagged.
         allow_same_names: Persons who are called as in training are different ones.
         image_size: Of a torch module, or of an ONNX file whose input is open.
-        forged_output: Of a torch module or an ONNX file: which output means forged; see `mien.forensics.foreign`.
+        forged_output: Of a torch module or an ONNX file: which output means forged; see `mien.forensics.audit.foreign`.
         output_values: Of those: "logits", "probabilities", or "auto".
         pixels: Of those: "unit" [0, 1], "symmetric" [-1, 1], "bytes" [0, 255] or "imagenet".
         output: Of an ONNX file with several outputs: the name of the one to read.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mien.data.forge_pairs import KINDS
-from mien.forensics.arena_data import CLEAN, PERTURBATIONS
+from mien.forensics.arena.data import CLEAN, PERTURBATIONS
 from mien.metrics.intervals import Interval
 from mien.report.html import Cell, Page
 from mien.report.matrix import shaded

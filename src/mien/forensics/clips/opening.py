@@ -9,11 +9,11 @@ from mien.data.folders import require_classes
 from mien.data.splits import split_by_group, split_records
 from mien.engine import TrainingData
 from mien.errors import BadInput
-from mien.forensics.clips import ClipDetector, Footage, VideoClips, footage, manifest_of
+from mien.forensics.clips.stills import CLIP_KINDS, StillClips
+from mien.forensics.clips.videos import ClipDetector, Footage, VideoClips, footage, manifest_of
 from mien.forensics.detector import Detector
 from mien.forensics.opening import OpenedData, faces_to_forge, layout_in, read_records
 from mien.forensics.people import People
-from mien.forensics.still_clips import CLIP_KINDS, StillClips
 from mien.room import DataOptions, TestData
 
 
@@ -104,5 +104,5 @@ def _about(source: str, layout: str) -> str:
 
 def _clip_detector(detector: Detector) -> ClipDetector:
     if not isinstance(detector, ClipDetector):
-        raise BadInput(f"{detector.name!r} sees clips but is no mien.forensics.clips.ClipDetector")
+        raise BadInput(f"{detector.name!r} sees clips but is no mien.forensics.clips.videos.ClipDetector")
     return detector

@@ -24,7 +24,8 @@ from mien.data.splits import split_by_group
 from mien.engine import TrainingData
 from mien.errors import BadInput
 from mien.forensics.clients import ClientFaces, plan_of
-from mien.forensics.clips import ClipDetector
+from mien.forensics.clips.stills import StillClips
+from mien.forensics.clips.videos import ClipDetector
 from mien.forensics.data import Faces, ForgedFrames
 from mien.forensics.detector import Detector
 from mien.forensics.opening import (
@@ -37,7 +38,6 @@ from mien.forensics.opening import (
     load_people,
 )
 from mien.forensics.people import People, table_people
-from mien.forensics.still_clips import StillClips
 
 CLEAN = "clean"
 PERTURBATIONS = ("jpeg", "blur", "noise", "contrast", "resize")

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every detector of the room under one protocol."""
