@@ -2,8 +2,8 @@
 """mien: fifty published methods for images of people and the models behind them, under one roof.
 
 >>> import mien
->>> [entry.name for entry in mien.list_methods(family="forensics", available=True)]
-['acmf']
+>>> [entry.name for entry in mien.list_methods(family="privacy", available=True)]
+['pro-face-s']
 
 `create`, `load`, `train`, `evaluate`, `predict` and `audit` import what they need when they are first used; importing
 mien itself takes a few milliseconds.

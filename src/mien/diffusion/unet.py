@@ -126,7 +126,7 @@ class UNetSize:
         shortcut: Add the input's channels to the answer, each with a factor that depends on the time. Not of the paper:
             norms take away how large the input was, which small networks are slow to learn again.
 
-    >>> sum(p.numel() for p in UNetSize(base=16, multipliers=(1, 2), blocks=1, width=32).build(2, 1).parameters()) < 3e5
+    >>> sum(p.numel() for p in UNetSize(16, (1, 2), 1, attention=(1,), width=32).build(2, 1).parameters()) < 4e5
     True
     """
 

@@ -28,7 +28,7 @@ Differences from the paper
 
 Example:
     >>> adaptive_margin(torch.tensor([0.99, 0.5]), epoch=3)
-    tensor([0.9147, 0.8000])
+    tensor([0.9148, 0.8000])
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ def forged_score(logits: Tensor, form: ScoreForm = "softmax") -> Tensor:
     "softmax" is sig(z1 - z0). "two_sigmoid" is sig(z1) / (sig(z0) + sig(z1)), as ACMF scores: for a fixed z1 monotone
     in z0, but it orders images a little differently.
 
+    >>> import torch
     >>> forged_score(torch.tensor([[0.0, 0.0], [-1.0, 1.0]]), "two_sigmoid")
     tensor([0.5000, 0.7311])
     """

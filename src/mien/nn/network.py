@@ -2,7 +2,7 @@
 """Image classifiers by name: timm's, our own tiny ones, or a user's module; with one place for input normalisation.
 
 >>> Network("tiny_cnn").build(num_classes=2, image_size=64).cam_layer_name
-'features.16'
+'features.17'
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ Differences from the paper
     * Training schedule: defaults of pix2pixHD (100 + 100 epochs), since the paper's options are not published.
 
 Example:
+    >>> import torch
     >>> method = CSHNet(architecture=Architecture(width=8, downs=2, window=4, heads=2), image_size=32)
     >>> method.eval().translate(torch.rand(1, 3, 30, 45)).shape
     torch.Size([1, 3, 30, 45])
