@@ -264,7 +264,7 @@ def open_trial(
         source = type(data).__name__
         groups = sorted({str(name) for name in getattr(data, "groups", ())})
         test = TestData(data, {"groups": groups, "files": [], "description": source})
-    checked = check_unseen(opened.manifest, test.manifest, allow_same_names=allow_same_names)
+    checked = check_unseen(opened.manifest, test.manifest, allow_same_names=allow_same_names, source=source)
     return Trial(opened, test, how, source, options, checked)
 
 

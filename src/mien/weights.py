@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 
 from mien import catalog
 from mien.configure import build
+from mien.data.folders import fingerprints
 from mien.engine import Method, load_weights, saved_folder
 from mien.engine.pretrained import read_config
 from mien.errors import BadInput
@@ -80,21 +81,28 @@ def without_downloads(config: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def check_unseen(trained: Mapping[str, Any] | None, test: Mapping[str, Any], *, allow_same_names: bool = False) -> str:
+def check_unseen(
+    trained: Mapping[str, Any] | None,
+    test: Mapping[str, Any],
+    *,
+    allow_same_names: bool = False,
+    source: str | Path | None = None,
+) -> str:
     """Raise BadInput when test data occur in what a model was trained on; else say what was checked.
 
     Args:
         trained: The run's manifest, or None when there is none.
         test: The manifest of the test data.
         allow_same_names: Whether groups of the same name are different persons or videos.
+        source: Where the test data lie, to name a file that was trained on.
     """
     if trained is None:
         return "Whether the model has seen these data could not be checked: it has no training manifest."
     files = _common(trained, test, "files")
     if files:
         raise BadInput(
-            f"the model was trained on {len(files)} of {len(test['files'])} test files: evaluate on files it has not "
-            f"seen (the first has SHA-256 {files[0][:12]}...)"
+            f"the model was trained on {len(files)} of {len(test['files'])} test files: leave them out, or evaluate on "
+            f"files it has not seen (the first {_named(files, source)})"
         )
     groups = _common(trained, test, "groups")
     if groups and not allow_same_names:
@@ -106,6 +114,15 @@ def check_unseen(trained: Mapping[str, Any] | None, test: Mapping[str, Any], *, 
     if groups:
         return f"{len(groups)} groups have the same names in training and test data; the user said they are different."
     return "No group and no file of these data is in the training manifest."
+
+
+def _named(files: Sequence[str], source: str | Path | None) -> str:
+    """Which file it is, for the reader of an error."""
+    if source is not None and Path(source).is_dir():
+        for path in sorted(path for path in Path(source).rglob("*") if path.is_file()):
+            if fingerprints([path])[0] in files:
+                return f"is {path}"
+    return f"has SHA-256 {files[0][:12]}..."
 
 
 def _common(trained: Mapping[str, Any], test: Mapping[str, Any], what: str) -> list[str]:

@@ -137,7 +137,7 @@ def audit(
     source = _existing(data)
     share = calibration if prune_to is not None else 0.0
     grouped = open_grouped(source, detector, options, group_by=group_by, per_group=per_group, calibration=share)
-    checked = check_unseen(subject.manifest, grouped.manifest, allow_same_names=allow_same_names)
+    checked = check_unseen(subject.manifest, grouped.manifest, allow_same_names=allow_same_names, source=source)
     if max_steps is not None:
         grouped = _thinned(grouped, detector, max_steps * batch_size)
     with kept_generators():
