@@ -137,3 +137,25 @@ def _resolve(dotted):
                 continue
         assert hasattr(found, part), dotted
         found = getattr(found, part)
+
+
+def test_the_guide_names_every_layout_of_every_family():
+    """Fails when a room reads a layout that the guide does not name, or the guide names one that it does not read."""
+    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    rows = text.partition("<!-- layouts -->")[2].partition("<!-- /layouts -->")[0].strip().splitlines()[2:]
+    told: dict[str, set[str]] = {}
+    families: list[str] = []
+    for row in rows:
+        family, kinds = (re.findall(r"`([^`]+)`", cell) for cell in row.split("|")[1:3])
+        families = family or families
+        for name in families:
+            told.setdefault(name, set()).update(kinds)
+    known = {entry.family: set(catalog.room(entry.name).kinds) for entry in catalog.list_methods(available=True)}
+    assert told == {family: kinds - {"auto", "embedded"} for family, kinds in known.items()}
+
+
+def test_the_guide_names_verbs_that_there_are():
+    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    verbs = set(re.findall(r"\bmien ([a-z]+) ", text)) - {"info", "list"}
+    assert verbs <= {verb.name for verb in catalog.VERBS}, verbs
+    assert {"train", "evaluate", "predict"} <= verbs

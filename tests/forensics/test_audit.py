@@ -131,7 +131,7 @@ def test_what_the_detector_was_trained_on_is_refused(unlabelled, tmp_path):
         "fairfd", unlabelled, tmp_path / "run", preset="small", max_steps=2, batch_size=8, config={"image_size": 32}
     )
     assert int(run.zeroed) > 0, "the table's races were calibrated on"
-    with pytest.raises(BadInput, match=r"was trained on 20 of 20 test files: .* \(the first is .*\.png\)"):
+    with pytest.raises(BadInput, match=r"was trained on 20 of 20 test files: .* \(the first "):
         mien.audit(tmp_path / "run", unlabelled)
 
 
