@@ -27,9 +27,11 @@ from mien.classification.data import read
 from mien.data.images import resize_tensor
 from mien.nn.network import Classifier, Network
 
-IMAGES, SIZE, STEPS = 32, 64, 50
+IMAGES, SIZE, STEPS, EPS = 32, 64, 50, 0.1
 NETWORKS = ("tiny_cnn", "tiny_vit")
 HALF_LIMIT, ALL_LIMIT, TOLERANCE = 1.5, 1.0, 1e-10
+LEAST_ACCURACY = 0.8
+"""Of a network on the test images: one that always says the same cannot be fooled, and would measure nothing."""
 
 
 def digits(part: str) -> tuple[Tensor, Tensor]:
@@ -42,12 +44,15 @@ def trained(name: str, steps: int) -> Classifier:
     torch.manual_seed(0)
     network = Network(name).build(10, SIZE).train()
     image, label = digits("train")
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    attack = PGD(0.1, 2, 0.08, keep="last", mode="train")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(steps):
+    for step in range(steps):
         rows = torch.randint(len(label), (32,), generator=generator)
-        attacked = attack(network, image[rows], label[rows], generator=generator)
+        eps = EPS * max(step / steps - 0.6, 0) / 0.4  # against the whole budget a transformer would learn nothing
+        attacked = image[rows]
+        if eps:
+            attack = PGD(eps, 2, 0.8 * eps, keep="last", mode="train")
+            attacked = attack(network, attacked, label[rows], generator=generator)
         optimizer.zero_grad()
         F.cross_entropy(network(attacked), label[rows]).backward()
         optimizer.step()
@@ -129,7 +134,7 @@ def equal_output(network: Classifier, image: Tensor, label: Tensor, eps: float) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--train-steps", type=int, default=150, help="of each network, before it is attacked")
+    parser.add_argument("--train-steps", type=int, default=1000, help="of each network, before it is attacked")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads[0])
@@ -137,8 +142,10 @@ def main() -> None:
     equal, timing, promises, networks = {}, {}, [], {}
     for name in options.networks:
         network = trained(name, options.train_steps)
-        right = (answers(network, tested) == labels).nonzero()[:IMAGES, 0]
-        assert len(right) == IMAGES, "too few images are classified rightly: train longer"
+        right = answers(network, tested) == labels
+        accuracy = float(right.double().mean())
+        assert accuracy >= LEAST_ACCURACY, f"{name} is right on {accuracy:.2f} of the test images: train longer"
+        right = right.nonzero()[:IMAGES, 0]
         image, label = tested[right], labels[right]
         for case, share, limit in (("half robust", 0.5, HALF_LIMIT), ("all robust", 1.0, ALL_LIMIT)):
             eps = budget(network, image, label, share)
@@ -170,7 +177,7 @@ def main() -> None:
         attack=f"PGD-{STEPS}, L-inf, steps of eps / 4",
         images=[IMAGES, 3, SIZE, SIZE],
         weights=networks,
-        trained_on="scikit-learn's digits at 64 x 64 pixels, against PGD-2 at 0.1",
+        trained_on=f"scikit-learn's digits at 64 x 64 pixels; in the last two fifths against PGD-2 at up to {EPS}",
         timing=timing,
     )
 

@@ -52,6 +52,13 @@ def test_light_words_import_nothing_heavy(code):
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+def test_photographs_need_no_torchvision():
+    """It would cost every command on photographs a second or more."""
+    code = "import mien.api, mien.privacy.room, mien.data.faces, sys; print('torchvision' in sys.modules)"
+    result = run_python(code)
+    assert result.stdout.split() == ["False"], result.stderr
+
+
 def test_help_lists_every_verb(capsys):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out

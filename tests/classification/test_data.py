@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms.v2 import functional
 
 from mien.classification.data import ClassData, LabelledImages, middle_view, without_copies
 from mien.errors import BadInput
@@ -161,6 +162,13 @@ def test_resized_cuts_out_of_the_whole_image():
     assert 8 < falling < 32
     assert min(spans) < 0.4 < 0.8 < max(spans)
     assert samples.plain()[0].image.shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 47), (61, 33), (40, 40)])
+def test_the_middle_view_is_that_of_torchvision(height, width):
+    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+    resized = functional.resize(image, [32], antialias=True)
+    assert torch.equal(middle_view(image, 28, 0.875), functional.center_crop(resized, [28, 28]))
 
 
 def test_the_middle_view_is_the_middle_square_of_the_resized_image():

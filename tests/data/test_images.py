@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from mien.data.images import (
     centre_crop,
@@ -333,6 +334,17 @@ def test_resize_and_centre_crop():
         centre_crop(image, 6)
     constant = torch.full((3, 7, 9), 0.25)
     assert torch.allclose(resize_tensor(constant, 4), torch.full((3, 4, 4), 0.25))
+
+
+@pytest.mark.parametrize("size", [(5, 7), (40, 3), (9, 60)])
+@pytest.mark.parametrize("shape", [(3, 23, 31), (2, 3, 23, 31), (2, 4, 3, 23, 31)])
+def test_resizing_is_that_of_torchvision(size, shape):
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    levels = (image * 255).byte()
+    for one in (image, levels, levels.movedim(-3, -1).contiguous().movedim(-1, -3)):
+        assert torch.equal(resize_tensor(one, size), functional.resize(one, list(size), antialias=True))
+        nearest = functional.resize(one, list(size), InterpolationMode.NEAREST)
+        assert torch.equal(resize_tensor(one, size, nearest=True), nearest)
 
 
 def test_levels_round_and_clip():

@@ -12,8 +12,6 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2 as transforms
-from torchvision.transforms.v2 import functional
 
 from mien.data.folders import fingerprints
 from mien.data.images import load_tensor, resize_tensor
@@ -169,13 +167,19 @@ def middle_view(image: Tensor, size: int, crop: float) -> Tensor:
     >>> middle_view(torch.rand(3, 30, 60), 28, 0.875).shape
     torch.Size([3, 28, 28])
     """
-    resized = functional.resize(image, [round(size / crop)], antialias=True)
-    return functional.center_crop(resized, [size, size])
+    height, width = image.shape[-2:]
+    short = round(size / crop)
+    shape = (short, short * width // height) if height <= width else (short * height // width, short)
+    resized = resize_tensor(image, shape)
+    top, left = (round((side - size) / 2) for side in shape)
+    return resized[..., top : top + size, left : left + size]
 
 
 def _augmentation(name: Augmentation, size: int) -> Any:
     if name == "none":
         return None
+    from torchvision.transforms import v2 as transforms  # late: it takes a second to import
+
     flip = transforms.RandomHorizontalFlip()
     if name == "resized":
         return transforms.Compose([transforms.RandomResizedCrop(size, (0.05, 1.0), antialias=True), flip])

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
+from mien.data.images import resize_tensor
 from mien.errors import BadInput, MissingExtra
 
 Box = tuple[float, float, float, float]
@@ -119,7 +119,7 @@ class FaceFinder:
         u = min(max(round((left - x) * INPUT / side), 0), INPUT - columns)
         v = min(max(round((top - y) * INPUT / side), 0), INPUT - rows)
         canvas = np.zeros((INPUT, INPUT, 3), np.float32)
-        part = transforms.resize(image[:, top:bottom, left:right], [rows, columns], antialias=True)
+        part = resize_tensor(image[:, top:bottom, left:right], (rows, columns))
         canvas[v : v + rows, u : u + columns] = part.permute(1, 2, 0).numpy() / np.float32(127.5) - 1
         scores, points = self._run(canvas)
         keep = scores > self.score

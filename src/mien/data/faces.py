@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as transforms
 
 from mien.data.detection import LANDMARKS, Box, FaceFinder, FoundFace, Points, check_image, find_faces
+from mien.data.images import resize_tensor
 from mien.errors import BadInput, unknown_name
 
 __all__ = [
@@ -97,8 +97,7 @@ def warp(image: Tensor, matrix: np.ndarray, size: int) -> Tensor:
     bottom = int(np.clip(math.ceil(corners[1].max() + rim), top + 1, height))
     part = image[:, top:bottom, left:right].float()
     if scale < 1:
-        shrunk = [max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))]
-        part = transforms.resize(part, shrunk, antialias=True)
+        part = resize_tensor(part, (max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))))
     across, down = part.shape[-1] / (right - left), part.shape[-2] / (bottom - top)
     # grid_sample wants, for each pixel of the result, its place in the part in units of [-1, 1].
     to_part = np.array([[across, 0, -left * across], [0, down, -top * down]])

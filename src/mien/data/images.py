@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
+from torch.nn import functional as F
 
 from mien.data.listing import is_image_file, list_images, printable
 from mien.data.zipped import inside_zip, read_member
@@ -231,9 +231,7 @@ def load_tensor(path: str | os.PathLike[str] | bytes, size: int | tuple[int, int
     if size is None:
         return _bytes_tensor(open_image(path)).to(torch.float32).div_(255)
     height, width = _pair(size)
-    image = _bytes_tensor(open_image(path, at_least=(2 * height, 2 * width)))
-    if image.shape[-2:] != (height, width):
-        image = transforms.resize(image, [height, width], antialias=True)
+    image = resize_tensor(_bytes_tensor(open_image(path, at_least=(2 * height, 2 * width))), (height, width))
     return image.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
@@ -249,15 +247,23 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def resize_tensor(image: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Resize (..., 3, H, W), float in [0, 1] or uint8, to `size`: bilinear with antialiasing, as Pillow does it.
+def resize_tensor(image: Tensor, size: int | tuple[int, int], *, nearest: bool = False) -> Tensor:
+    """Resize (..., C, H, W), float in [0, 1] or uint8, to `size`: bilinear with antialiasing, as Pillow does it.
 
-    The rounding of uint8 stays within one grey level of Pillow's.
+    The rounding of uint8 stays within one grey level of Pillow's. `nearest` copies the nearest pixel instead.
     """
     height, width = _pair(size)
     if image.shape[-2:] == (height, width):
         return image
-    return transforms.resize(image, [height, width], antialias=True)
+    batch = image.reshape(-1, *image.shape[-3:]) if image.ndim != 3 else image[None]
+    wide = batch if batch.is_floating_point() or batch.device.type == "cpu" else batch.float()
+    if nearest:
+        found = F.interpolate(wide, (height, width), mode="nearest")
+    else:
+        found = F.interpolate(wide, (height, width), mode="bilinear", antialias=True, align_corners=False)
+    if found.dtype != image.dtype:
+        found = found.round().to(image.dtype)
+    return found.reshape(*image.shape[:-2], height, width) if image.ndim != 3 else found[0]
 
 
 def centre_crop(image: Tensor, size: int | tuple[int, int] | None = None) -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from mien.errors import BadInput
 from mien.nn.edges import gradients, local_maxima
@@ -53,6 +52,8 @@ def ssim(image: Tensor, truth: Tensor) -> Tensor:
     _same(image, truth)
     if min(image.shape[-2:]) < WINDOW:
         raise BadInput(f"pictures are {image.shape[-2]} x {image.shape[-1]}: SSIM needs {WINDOW} x {WINDOW} or more")
+    from torchmetrics.functional.image import structural_similarity_index_measure  # late: seconds to import
+
     found = structural_similarity_index_measure(image, truth, data_range=1.0, reduction="none")
     assert isinstance(found, Tensor)
     return found.reshape(len(image))

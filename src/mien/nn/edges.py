@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as transforms
+
+from mien.nn.gaussian import gaussian_blur
 
 FLAT = 1e-6
 """Added under the root, so that a flat area has a finite gradient."""
@@ -45,7 +46,7 @@ def gradients(image: Tensor, kernel: int, sigma: float) -> tuple[Tensor, Tensor,
     Returns:
         sqrt(gx^2 + gy^2 + 1e-6), gx and gy, (B, 1, H, W) each.
     """
-    plane = transforms.gaussian_blur(grey(image), [kernel, kernel], [sigma, sigma])  # mirrored border
+    plane = gaussian_blur(grey(image), (kernel, kernel), sigma)  # mirrored border
     gx, gy = sobel(plane)
     return (gx.square() + gy.square() + FLAT).sqrt(), gx, gy
 

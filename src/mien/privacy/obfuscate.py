@@ -23,12 +23,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from mien.data.draws import item_seeds, uniforms
-from mien.data.images import from_uint8, to_uint8
+from mien.data.images import from_uint8, resize_tensor, to_uint8
 from mien.errors import BadInput, unknown_name
+from mien.nn.gaussian import gaussian_blur
 
 REFERENCE = 256
 """Side of the faces that the strengths are for."""
@@ -112,8 +111,8 @@ def _at_reference(image: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     scale = _scale(image)
     if scale <= 1:
         return change(image)
-    small = transforms.resize(image, [round(height / scale), round(width / scale)], antialias=True)
-    return transforms.resize(change(small), [height, width], antialias=True).clamp(0, 1)
+    small = resize_tensor(image, (round(height / scale), round(width / scale)))
+    return resize_tensor(change(small), (height, width)).clamp(0, 1)
 
 
 def _blur(image: Tensor, amount: float, strength: float) -> Tensor:
@@ -122,8 +121,7 @@ def _blur(image: Tensor, amount: float, strength: float) -> Tensor:
     # Mirrored borders end where the image does.
     kernel = min(2 * round(30.5 * scale - 0.5) + 1, 2 * min(image.shape[-2:]) - 1)
     kernel = max(kernel, 3)
-    across = transforms.gaussian_blur(image, [kernel, 1], [sigma, sigma])
-    return transforms.gaussian_blur(across, [1, kernel], [sigma, sigma]).clamp(0, 1)
+    return gaussian_blur(image, (kernel, kernel), sigma).clamp(0, 1)
 
 
 def _median(image: Tensor, amount: float, strength: float) -> Tensor:
@@ -136,9 +134,8 @@ def _median(image: Tensor, amount: float, strength: float) -> Tensor:
 def _pixelate(image: Tensor, amount: float, strength: float) -> Tensor:
     block = max((20 + 2 * round(3 * amount)) * _scale(image) * strength, 2.0)
     height, width = image.shape[-2:]
-    cells = [max(int(side / block), 1) for side in (height, width)]
-    small = transforms.resize(image, cells, antialias=True)
-    return transforms.resize(small, [height, width], InterpolationMode.NEAREST).clamp(0, 1)
+    small = resize_tensor(image, (max(int(height / block), 1), max(int(width / block), 1)))
+    return resize_tensor(small, (height, width), nearest=True).clamp(0, 1)
 
 
 def _mask(image: Tensor, amount: float, strength: float) -> Tensor:

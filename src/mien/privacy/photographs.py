@@ -18,11 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from mien.data.faces import FaceFinder
-from mien.data.images import from_uint8
+from mien.data.images import from_uint8, resize_tensor
 from mien.engine import Method
 from mien.engine.state import module_state
 from mien.errors import BadInput
@@ -303,13 +301,12 @@ def _obfuscated(part: Pixels, kind: str, strength: float, sticker: int) -> Pixel
     small = torch.from_numpy(np.array(part)).permute(2, 0, 1)  # bytes: floats would be four times as many
     reduced = scale > 1 and kind != "sticker"  # a sticker leaves corners, which keep their detail
     if reduced:
-        small = transforms.resize(small, [round(height / scale), round(width / scale)], antialias=True)
+        small = resize_tensor(small, (round(height / scale), round(width / scale)))
     made = Obfuscation((kind,), strength)(small[None].float() / 255, kind, stickers=[sticker])
     levels = split_levels(_hwc(made * 255))[0]
     if not reduced:
         return levels
-    how = InterpolationMode.NEAREST if kind == "pixelate" else InterpolationMode.BILINEAR
-    large = transforms.resize(torch.from_numpy(levels).permute(2, 0, 1), [height, width], how, antialias=True)
+    large = resize_tensor(torch.from_numpy(levels).permute(2, 0, 1), (height, width), nearest=kind == "pixelate")
     return np.ascontiguousarray(large.permute(1, 2, 0).numpy())
 
 
