@@ -66,11 +66,22 @@ def test_blocks_are_their_formulas(kind: type[SEC] | type[CES]):
     """With R(x) = 2 x and W(x) = 3 x every number can be made by hand; fails when the leading branch is swapped."""
     block = kind(3, lambda: Times(2.0), lambda: Times(3.0)).double()
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    lead, other = (2 * x, 3 * x) if kind is SEC else (3 * x, 2 * (3 * x))
+    lead, other = (2 * x, 3 * (2 * x)) if kind is SEC else (3 * x, 2 * (3 * x))
     joined = torch.cat([lead, other / (1 + torch.exp(-lead))], dim=1)
     weight, bias = block.merge.weight[:, :, 0, 0], block.merge.bias
     expected = torch.einsum("oc,bchw->bohw", weight, joined) + bias[:, None, None]
     assert torch.allclose(block(x), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [4, 16, 64])
+def test_merges_pass_the_same_share_of_the_signal_at_every_width(width: int):
+    """0.02 sqrt(2 x 512), at the paper's width with the paper's N(0, 0.02)."""
+    torch.manual_seed(0)
+    net = Architecture(width=width, heads=4, guide="none", pool_former=False).build()
+    merges = [unit.merge.weight for unit in net.scb]
+    gains = [float(w.std() * w.shape[1] ** 0.5) for w in merges]
+    assert sum(gains) / 4 == pytest.approx(0.64, rel=0.03)
+    assert float(net.decoder[0].weight.std()) == pytest.approx(0.02, rel=0.05)
 
 
 def test_convolution_unit_is_two_groups_with_one_relu_and_a_residual():

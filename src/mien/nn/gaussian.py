@@ -3,32 +3,33 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def gaussian_blur(image: Tensor, kernel: tuple[int, int], sigma: float) -> Tensor:
-    """Blur with a mirrored border, as torchvision's function of this name does.
+    """Blur with a mirrored border, bit for bit as torchvision's function of this name does.
 
     Args:
         image: (B, C, H, W), floating point.
-        kernel: Width and height of the window in pixels, odd; 1 leaves that direction alone. H and W must exceed half
-            of it.
+        kernel: Width and height of the window in pixels, odd; 1 leaves that direction alone, so that a wide window may
+            be made in two passes. H and W must exceed half of it.
         sigma: Deviation in pixels, > 0.
 
     Returns:
         The same shape.
     """
-    channels = image.shape[1]
-    for axis, size in zip((-1, -2), kernel, strict=True):
-        if size == 1:
-            continue
-        place = torch.arange(size, dtype=image.dtype, device=image.device) - (size - 1) / 2
-        weight = (-0.5 * (place / sigma).square()).exp()
-        shape = (1, 1, 1, -1) if axis == -1 else (1, 1, -1, 1)
-        window = (weight / weight.sum()).view(shape).expand(channels, -1, -1, -1)
-        edge = (size // 2, size // 2)
-        padded = F.pad(image, (*edge, 0, 0) if axis == -1 else (0, 0, *edge), mode="reflect")
-        image = F.conv2d(padded, window, groups=channels)
-    return image
+    x, y = (_window(image, size, sigma) for size in kernel)
+    right, down = (size // 2 for size in kernel)
+    padded = F.pad(image, (right, right, down, down), mode="reflect")
+    window = (y[:, None] * x).expand(image.shape[1], 1, -1, -1)
+    return F.conv2d(padded, window, groups=image.shape[1])
+
+
+def _window(image: Tensor, size: int, sigma: float) -> Tensor:
+    reach = (size - 1) / (2 * math.sqrt(2))
+    place = torch.linspace(-reach, reach, size, dtype=image.dtype, device=image.device)  # in units of sqrt 2
+    return (-(place / sigma).square()).softmax(dim=0)

@@ -121,7 +121,8 @@ def _blur(image: Tensor, amount: float, strength: float) -> Tensor:
     # Mirrored borders end where the image does.
     kernel = min(2 * round(30.5 * scale - 0.5) + 1, 2 * min(image.shape[-2:]) - 1)
     kernel = max(kernel, 3)
-    return gaussian_blur(image, (kernel, kernel), sigma).clamp(0, 1)
+    across = gaussian_blur(image, (kernel, 1), sigma)
+    return gaussian_blur(across, (1, kernel), sigma).clamp(0, 1)
 
 
 def _median(image: Tensor, amount: float, strength: float) -> Tensor:

@@ -23,6 +23,8 @@ from mien.nn.windows import ConvMLP, WindowBlock
 UnitName = Literal["sec", "ces", "cnn", "swin"]
 Guide = Literal["a_b", "a", "b", "none"]
 GuideAt = Literal["pairs", "blocks"]
+PAPER_DIM = 512
+"""Channels of the paper's bottleneck."""
 
 
 class PoolFormer(nn.Module):
@@ -83,7 +85,7 @@ class SwinUnit(nn.Module):
 
 
 class SEC(nn.Module):
-    """Swin embedded CNN: c = R(x), s = W(x), conv1x1([c, sigmoid(c) s]). CNN leads and gates the global features."""
+    """Swin embedded CNN: c = R(x), s = W(c), conv1x1([c, sigmoid(c) s]). CNN leads and gates the global features."""
 
     def __init__(self, dim: int, r: Callable[[], nn.Module], w: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -92,7 +94,8 @@ class SEC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
-        c, s = self.cnn(x), self.swin(x)
+        c = self.cnn(x)
+        s = self.swin(c)
         return self.merge(torch.cat([c, c.sigmoid() * s], dim=1))
 
 
@@ -291,6 +294,9 @@ class HybridGenerator(nn.Module):
         out = [nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()]
         self.decoder = nn.Sequential(*(layer for w in reversed(widths) for layer in _up(2 * w)), *out)
         initialise(self)
+        for unit in self.scb:  # no residual around a merge: at any width it passes the paper's share of the signal
+            if isinstance(unit, (SEC, CES)):
+                unit.merge.weight.data *= (PAPER_DIM / dim) ** 0.5
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate."""
