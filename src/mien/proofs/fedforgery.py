@@ -52,7 +52,7 @@ GENERATED = (18, 96)
 """People and faces of each, where they are generated."""
 ENCODING = Perturbation(jpeg=(92, 98))
 RATES: dict[Extractor, float] = {"none": 0.1, "high_pass": 0.1, "vq": 0.1}
-"""Learning rates; how they were chosen stands in the notes."""
+"""Learning rates."""
 
 
 # --- forgeries -----------------------------------------------------------------------------------------------
