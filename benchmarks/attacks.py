@@ -2,8 +2,8 @@
 """PGD-50 against a plain loop that keeps the worst iterate, from the same start.
 
 A robust accuracy asks only which images can be misclassified, so `PGD(drop_fooled=True)` lets an image go as soon as it
-is; the plain loop carries all images to the end. The networks are trained against short attacks, as networks are whose
-robust accuracy is asked for, on scikit-learn's digits at 64 x 64 pixels. Then a budget is searched for at which half of
+is; the plain loop carries all images to the end. The networks learn scikit-learn's digits at 64 x 64 pixels, in the end
+against short attacks, as networks do whose robust accuracy is asked for. Then a budget is searched for at which half of
 the images are robust, and one at which all are, where nothing can be saved.
 
     python benchmarks/attacks.py [--threads 1 2]

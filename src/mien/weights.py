@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,7 @@ def check_unseen(
 def _named(files: Sequence[str], source: str | Path | None) -> str:
     """Which file it is, for the reader of an error."""
     if source is not None and Path(source).is_dir():
-        for path in sorted(path for path in Path(source).rglob("*") if path.is_file()):
+        for path in sorted(path for path in Path(source).rglob("*") if path.is_file() and os.access(path, os.R_OK)):
             if fingerprints([path])[0] in files:
                 return f"is {path}"
     return f"has SHA-256 {files[0][:12]}..."

@@ -94,6 +94,10 @@ def test_print_config_is_a_complete_config(points, here, capsys):
         (["toy-points", "--method.rate", "high"], "method.rate is 'high': it must be float"),
         (["toy-points", "--method.rate", ".inf"], "method.rate is inf: it must be a finite number"),
         (
+            ["ncplr", "--method.optimizer.betas", "[.nan, 0.9]"],
+            "method.optimizer.betas is (nan, 0.9): it must be a finite",
+        ),
+        (
             ["toy-points", "--method.layer.kind", "relo"],
             "method.layer.kind is 'relo': it must be one of 'tanh', 'relu'",
         ),

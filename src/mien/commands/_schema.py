@@ -83,8 +83,9 @@ def _check_values(parser: ArgumentParser, prefix: str, values: Mapping[str, Any]
             raise BadInput(f"{key} is null: leave it out or give a value")
         elif group:
             raise BadInput(f"{key} is {value!r}: it must be a mapping of options")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise BadInput(f"{key} is {value}: it must be a finite number")
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise BadInput(f"{key} is {value}: it must be a finite number")
 
 
 def _defaults(parser: ArgumentParser, prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -255,7 +255,7 @@ def resize_tensor(image: Tensor, size: int | tuple[int, int], *, nearest: bool =
     height, width = _pair(size)
     if image.shape[-2:] == (height, width):
         return image
-    batch = image.reshape(-1, *image.shape[-3:]) if image.ndim != 3 else image[None]
+    batch = image.reshape(-1, *image.shape[-3:])
     wide = batch if batch.is_floating_point() or batch.device.type == "cpu" else batch.float()
     if nearest:
         found = F.interpolate(wide, (height, width), mode="nearest")
@@ -263,7 +263,7 @@ def resize_tensor(image: Tensor, size: int | tuple[int, int], *, nearest: bool =
         found = F.interpolate(wide, (height, width), mode="bilinear", antialias=True, align_corners=False)
     if found.dtype != image.dtype:
         found = found.round().to(image.dtype)
-    return found.reshape(*image.shape[:-2], height, width) if image.ndim != 3 else found[0]
+    return found.reshape(*image.shape[:-2], height, width)
 
 
 def centre_crop(image: Tensor, size: int | tuple[int, int] | None = None) -> Tensor:

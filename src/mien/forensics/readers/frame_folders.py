@@ -102,12 +102,17 @@ def complete(name: str, missing: Sequence[str], listed: int, records: Sequence[R
     """The records, after a check that nothing listed is silently absent."""
     if not records:
         raise no_data(name, f"no frames of the {listed} videos that were asked for")
+    check_missing(name, missing, listed, partial, "videos have no frames", "extract them")
+    return list(records)
+
+
+def check_missing(name: str, missing: Sequence[str], listed: int, partial: bool, what: str, remedy: str) -> None:
+    """Raise BadInput when something of what is listed is missing, unless part of it is enough."""
     if missing and not partial:
         raise BadInput(
-            f"{name}: {len(missing)} of {listed} videos have no frames (first: {printable(missing[0])}): "
-            "extract them, or allow it with partial=True"
+            f"{name}: {len(missing)} of {listed} {what} (first: {printable(missing[0])}): "
+            f"{remedy}, or allow it with partial=True"
         )
-    return list(records)
 
 
 def read_json(path: Path, name: str) -> Any:

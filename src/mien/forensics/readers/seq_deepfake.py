@@ -17,7 +17,7 @@ from typing import Literal
 from mien.data.folders import Record
 from mien.data.listing import natural_key, printable
 from mien.errors import BadInput, unknown_name
-from mien.forensics.readers.frame_folders import check_split, no_data, root_folder
+from mien.forensics.readers.frame_folders import check_missing, check_split, no_data, root_folder
 
 NAME = "Seq-DeepFake"
 Vocabulary = Literal["components", "attributes"]
@@ -112,11 +112,7 @@ def seq_deepfake_edits(
             found.append(Edits(record, sequence, originals.get(path.stem) if tokens else path))
     if not found:
         raise no_data(NAME, f"none of the {listed} listed images of {base.name}, {split}, are there")
-    if missing and not partial:
-        raise BadInput(
-            f"{NAME}: {len(missing)} of {listed} listed images are missing (first: {printable(missing[0])}): "
-            "add them, or allow it with partial=True"
-        )
+    check_missing(NAME, missing, listed, partial, "listed images are missing", "add them")
     return sorted(found, key=lambda edits: natural_key(edits.record.path))
 
 
