@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -148,6 +148,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(points, here, capsys, w
         ("[1, 2", "c.yaml is not YAML or JSON"),
         ("just words", "c.yaml holds no options"),
         ("", "c.yaml holds no options"),
+        ("strict: 'no'", "strict is 'no': it must be true or false"),
         ("method: !!python/object/apply:os.system ['touch hacked']\n", "c.yaml is not YAML or JSON"),
         ("\x00", "c.yaml is not YAML or JSON"),
     ],
@@ -176,6 +177,7 @@ KEYS = st.sampled_from(["epochs", "batch_size", "precision", "device", "data", "
 METHOD_KEYS = st.sampled_from(["layer", "rate", "names", "class_path", "init_args", "x"])
 
 
+@example({"strict": {"": None}}, {})
 @given(st.dictionaries(KEYS, VALUES, max_size=3), st.dictionaries(METHOD_KEYS, VALUES, max_size=3) | VALUES)
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

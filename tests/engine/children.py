@@ -41,6 +41,7 @@ def train(name: str, out: str, workers: int, resume: bool, where: str, count: in
     from mien.engine import fit, loop, state
 
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # the platform's: a fork server's loaders would outlive a kill
     worker.MP_STATUS_CHECK_INTERVAL = 0.2  # loader processes of a killed run end soon, so the next may start
     if where == "step":
         loop._Loop._update = _die_at(count, loop._Loop._update)

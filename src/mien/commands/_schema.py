@@ -70,19 +70,25 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
 def _check_values(parser: ArgumentParser, prefix: str, values: Mapping[str, Any]) -> None:
     """Refuse what jsonargparse lets through.
 
-    That is a null where the option has a value by default, a plain value where a group of options belongs, and a
-    number that is none.
+    That is a null where the option has a value by default, a plain value where a group of options belongs, anything at
+    all for a switch, and a number that is none.
     """
     dests = {action.dest for action in parser._actions}
     for name, value in values.items():
         key = prefix + name
         group = any(dest.startswith(f"{key}.") for dest in dests)
-        if isinstance(value, Mapping):
+        if group and isinstance(value, Mapping):
             _check_values(parser, f"{key}.", value)
-        elif value is None and (group or parser.get_default(key) is not None):
+            continue
+        if not group and key not in dests:
+            raise BadInput(f"unknown key {key!r} in the configuration")
+        default = None if group else parser.get_default(key)
+        if value is None and (group or default is not None):
             raise BadInput(f"{key} is null: leave it out or give a value")
-        elif group:
+        if group:
             raise BadInput(f"{key} is {value!r}: it must be a mapping of options")
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise BadInput(f"{key} is {value!r}: it must be true or false")
         for number in value if isinstance(value, list | tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise BadInput(f"{key} is {value}: it must be a finite number")
