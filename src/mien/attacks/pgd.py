@@ -162,7 +162,7 @@ class PGD:
                     result[rows] = x
                     left = ~fooled
                     rows, x, x0, y, target, gradient = (v[left] for v in (rows, x, x0, y, target, gradient))
-            x = project(x + length * ascent(gradient, self.norm), x0, self.eps, self.norm)
+            x = project(torch.add(x, ascent(gradient, self.norm), alpha=length), x0, self.eps, self.norm)
         result[rows] = x
         if self.keep == "worst" and len(rows):
             scores, loss = glance(model, x, target, goal, self.passes)

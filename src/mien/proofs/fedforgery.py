@@ -44,15 +44,15 @@ from mien.proofs.base import Proof, Seed, Values
 SHARED_KINDS = ("self-blend", "swap", "re-synthesis")
 KINDS = (*SHARED_KINDS, "grid", "patch-blur")
 SIZE, ROUNDS, BATCH, CLIENTS = 48, 20, 16, 4
-STEPS = 12
-"""Of a client in a round."""
-FACES = (96, 32)
+STEPS = 18
+"""Of a client in a round: one pass over three persons, real and forged."""
+FACES = (48, 32)
 """Faces of each person, at most, to train and to test on."""
-GENERATED = (18, 96)
+GENERATED = (18, 48)
 """People and faces of each, where they are generated."""
 ENCODING = Perturbation(jpeg=(92, 98))
-RATES: dict[Extractor, float] = {"none": 0.1, "high_pass": 0.1, "vq": 0.1}
-"""Learning rates."""
+RATE = 0.1
+"""Of learning. In all variants the cross-entropy has weight 1; a_rec is 5, so that a_ce / a_rec is the usual 0.2."""
 
 
 # --- forgeries -----------------------------------------------------------------------------------------------
@@ -186,11 +186,19 @@ class Shuffled(FedForgery):
 
 def _method(seed: Seed, extractor: Extractor, kind: type[FedForgery] = FedForgery) -> FedForgery:
     """All start from the same classifier."""
-    recipe = Recipe("sgd", lr=RATES[extractor], momentum=0.5, weight_decay=0.0)
+    recipe = Recipe("sgd", lr=RATE, momentum=0.5, weight_decay=0.0)
     with kept_generators():
         seed_all(stable_seed(seed.number, "weights"))
         method = kind(
-            network=Network("tiny_blocks"), optimizer=recipe, image_size=SIZE, extractor=extractor, width=16, codes=32
+            network=Network("tiny_blocks"),
+            optimizer=recipe,
+            image_size=SIZE,
+            extractor=extractor,
+            width=16,
+            codes=32,
+            reconstruction=5.0,
+            classification=1.0,
+            commitment=1.25,
         )
         seed_all(stable_seed(seed.number, "classifier"))
         method.classifier = method.network.build(2, SIZE)
@@ -290,4 +298,8 @@ PROOF = Proof(
     },
     controls={"shuffled labels": (0.4, 0.6)},
     check=check,
+    notes=(
+        "Steps and rate were chosen on seed 100, by the kinds that clients know: with fewer steps, and a "
+        "cross-entropy of weight 0.2, no variant had learnt its task.",
+    ),
 )
