@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a proof: seed by seed, resumable, in parallel over seeds; then says what came out.
 
-Every finished (seed, variant) is a file of its own, so a killed run goes on where it was. Cost is measured serially, in
-a fresh process for each variant, on the first seed. The verdict is computed from the paired 95 % t interval alone.
+Every finished (seed, variant) is a file of its own, so a killed run goes on where it was. The first seed is run
+serially, in a fresh process for each variant, and gives the cost as well. The verdict is computed from the paired 95 %
+t interval alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -94,9 +96,9 @@ def prove(
     name = name if max_steps is None else f"{name}-rehearsal"
     plan = Plan(proof, data, out / f"{name}.pieces", threads, max_steps, device)
     _check_pieces(plan, chosen)
+    costs = _run_first(plan, chosen)
     todo = [seed for seed in range(count) if any(not _piece(plan, v, seed).exists() for v in chosen.variants)]
     _run_seeds(plan, todo, jobs, chosen.name)
-    costs = {variant: _cost(plan, variant) for variant in chosen.variants}
     values = {variant: {str(s): _read(plan, variant, s) for s in range(count)} for variant in chosen.variants}
     result = gather(chosen, values, costs, data, max_steps)
     path = out / f"{name}.json"
@@ -125,6 +127,39 @@ def _read(plan: Plan, variant: str, seed: int) -> Values:
     return dict(json.loads(_piece(plan, variant, seed).read_text())["values"])
 
 
+def _cost_of(plan: Plan, variant: str) -> Path:
+    return _piece(plan, f"cost of {variant}", 0)
+
+
+def _run_first(plan: Plan, proof: Proof) -> dict[str, dict[str, float]]:
+    """Every variant alone on seed 0, where it has not been yet; its cost."""
+    todo = [variant for variant in proof.variants if not _cost_of(plan, variant).exists()]
+    if todo:
+        context = multiprocessing.get_context("spawn")
+        with Progress(len(todo), f"proof {proof.name}, seed 0") as progress:
+            for variant in todo:
+                with ProcessPoolExecutor(1, mp_context=context) as fresh:
+                    try:
+                        fresh.submit(run_alone, plan, variant).result()
+                    except BrokenProcessPool as error:
+                        raise TrainingStopped(
+                            f"variant {variant!r} of proof {proof.name!r}: its process died"
+                        ) from error
+                progress.advance()
+    return {variant: dict(json.loads(_cost_of(plan, variant).read_text())) for variant in proof.variants}
+
+
+def run_alone(plan: Plan, variant: str) -> None:
+    """A variant on seed 0 in a process of its own: what it gives, and what it takes apart from making the data."""
+    with _threads(plan.threads):
+        prepared = plan.seed(0)
+        begun = time.perf_counter()
+        _measure(plan, prepared, variant)
+        seconds = time.perf_counter() - begun
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    write_json(_cost_of(plan, variant), {"seconds": round(seconds, 2), "peak_mb": round(peak, 1)})
+
+
 def _run_seeds(plan: Plan, todo: list[int], jobs: int, name: str) -> None:
     if not todo:
         return
@@ -146,40 +181,18 @@ def run_seed(plan: Plan, seed: int) -> None:
     proof: Proof = load_object(plan.proof)
     with _threads(plan.threads):
         prepared = plan.seed(seed)
-        for variant, measure in proof.variants.items():
-            path = _piece(plan, variant, seed)
-            if path.exists():
-                continue
-            values = {key: float(value) for key, value in measure(prepared).items()}
-            if proof.metric not in values or not all(math.isfinite(value) for value in values.values()):
-                raise BadInput(
-                    f"variant {variant!r} of proof {proof.name!r} gave {values}: {proof.metric} is missing or NaN"
-                )
-            write_json(path, {"variant": variant, "seed": seed, "values": values})
+        for variant in proof.variants:
+            if not _piece(plan, variant, seed).exists():
+                _measure(plan, prepared, variant)
 
 
-def _cost(plan: Plan, variant: str) -> dict[str, float]:
-    """Seconds and peak memory of one variant alone on seed 0, in a process of its own; measured once."""
-    path = _piece(plan, f"cost of {variant}", 0)
-    if not path.exists():
-        child = multiprocessing.get_context("spawn").Process(target=measure_cost, args=(plan, variant, path))
-        child.start()
-        child.join()
-        if child.exitcode != 0:
-            raise TrainingStopped(f"measuring the cost of {variant!r} ended with exit code {child.exitcode}")
-    return dict(json.loads(path.read_text()))
-
-
-def measure_cost(plan: Plan, variant: str, path: Path) -> None:
-    """What a variant takes on seed 0, apart from making the data."""
+def _measure(plan: Plan, seed: Seed, variant: str) -> None:
+    """What a variant gives on a seed, written."""
     proof: Proof = load_object(plan.proof)
-    with _threads(plan.threads):
-        prepared = plan.seed(0)
-        begun = time.perf_counter()
-        proof.variants[variant](prepared)
-        seconds = time.perf_counter() - begun
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    write_json(path, {"seconds": round(seconds, 2), "peak_mb": round(peak, 1)})
+    values = {key: float(value) for key, value in proof.variants[variant](seed).items()}
+    if proof.metric not in values or not all(math.isfinite(value) for value in values.values()):
+        raise BadInput(f"variant {variant!r} of proof {proof.name!r} gave {values}: {proof.metric} is missing or NaN")
+    write_json(_piece(plan, variant, seed.number), {"variant": variant, "seed": seed.number, "values": values})
 
 
 @contextmanager
