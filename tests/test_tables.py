@@ -36,7 +36,9 @@ def tables():
 def root(tmp_path):
     """A project of its own without tables."""
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "figures.md").write_text("<!-- figures -->\n<!-- /figures -->\n")
+    (tmp_path / "docs" / "figures.md").write_text(
+        "<!-- figures -->\n<!-- /figures -->\n<!-- arena -->\n<!-- /arena -->\n"
+    )
     (tmp_path / "README.md").write_text("<!-- methods -->\n<!-- /methods -->\n<!-- proofs -->\n<!-- /proofs -->\n")
     return tmp_path
 
@@ -107,6 +109,39 @@ def test_a_missed_figure_is_shown_like_a_kept_one(tables, root):
     found = rows((root / "docs" / "figures.md").read_text(), "figures")
     assert found[0] == ["`loop`", "ours over theirs", "1.234", "at most 1.1", "**missed**", "2026-01-02"]
     assert found[1][3:5] == ["at most 1.3", "kept"]
+
+
+def test_the_arena_s_means_are_of_kinds_that_thumbnails_do_not_betray(tables, root):
+    """Fails when seen and unseen are mixed up, a marked kind counts, or a rehearsal gets in."""
+
+    def cell(auc):
+        return {"auc": {kind: {"value": value} for kind, value in auc.items()}, "cost": {"ms_per_item": 2.5}}
+
+    clean, blurred = cell({"swap": 0.9, "self-blend": 0.7}), cell({"swap": 0.8, "self-blend": 0.5})
+    runs = [
+        {"trained on": [kind], "train": {"cpu_seconds": seconds}, "clean": clean, "blur 1": blurred}
+        for kind, seconds in (("self-blend", 10.0), ("swap", 20.0))
+    ]
+    outside = {"outside": True, "runs": [{"trained on": [], "clean": clean, "blur 1": blurred}]}
+    result = {
+        "protocol": {"data": "faces"},
+        "conditions": {"blur 1": ["blur", 1]},
+        "confound": {"marked": []},
+        "detectors": {"ours": {"outside": False, "runs": runs}, "theirs (outside)": outside},
+        "rehearsal": False,
+    }
+    folder = root / "results" / "arena"
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text(json.dumps(result))
+    (folder / "b.json").write_text(json.dumps(result | {"rehearsal": True}))
+    marked = result | {"confound": {"marked": ["swap"]}, "detectors": {"theirs (outside)": outside}}
+    (folder / "c.json").write_text(json.dumps(marked))
+    tables.main([], root)
+    assert rows((root / "docs" / "figures.md").read_text(), "arena") == [
+        ["faces", "`ours`", "0.800", "0.800", "0.650", "15", "2.50"],
+        ["faces", "`theirs (outside)`", "-", "0.800", "0.650", "-", "2.50"],
+        ["faces", "`theirs (outside)`", "-", "0.700", "0.500", "-", "2.50"],
+    ]
 
 
 def test_a_bar_in_a_cell_does_not_open_a_column(tables):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the tables of README.md and docs/figures.md: methods from the catalog, proofs and figures from results.
+"""Writes the tables of README.md and docs/figures.md: methods from the catalog, the others from results.
 
 `.venv/bin/python tools/tables.py` writes them. With `--check` it writes nothing, and exits with 1 when a table is not
 what the catalog and the results say.
@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mien.catalog import Entry, list_methods
+from mien.data.forge_pairs import KINDS
 from mien.errors import BadInput
 from mien.files import write_text
+from mien.forensics.arena.data import CLEAN
+from mien.forensics.arena.page import SEEN, UNSEEN, marked, mean_auc
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,14 +76,46 @@ def figure_table(results: Iterable[Mapping[str, Any]]) -> str:
     return _table(("benchmark", "what", "measured", "promised", "", "date"), rows)
 
 
+def arena_table(results: Iterable[Mapping[str, Any]]) -> str:
+    """A row for each detector of each committed run of `mien arena`, in its order."""
+    rows = []
+    for result in results:
+        kinds = [kind for kind in KINDS if kind not in marked(result)]
+        for name, detector in result["detectors"].items():
+            state = UNSEEN if detector["outside"] else SEEN
+            perturbed = [mean_auc(detector, kinds, condition, state) for condition in result["conditions"]]
+            aucs = [mean_auc(detector, kinds, CLEAN, state) for state in (SEEN, UNSEEN)]
+            runs = detector["runs"]
+            training = (
+                "-" if detector["outside"] else f"{sum(run['train']['cpu_seconds'] for run in runs) / len(runs):.0f}"
+            )
+            answer = sum(run[CLEAN]["cost"]["ms_per_item"] for run in runs) / len(runs)
+            cells = [_decimals(value) for value in (*aucs, sum(perturbed) / len(perturbed))]
+            rows.append((result["protocol"]["data"], f"`{name}`", *cells, training, f"{answer:.2f}"))
+    head = (
+        "data",
+        "detector",
+        "AUC, kinds seen",
+        "AUC, kinds unseen",
+        "AUC, perturbed",
+        "training, CPU s",
+        "answer, ms",
+    )
+    return _table(head, rows)
+
+
 def read_results(folder: Path) -> list[dict[str, Any]]:
     """The results in `folder`, by file name; rehearsals, whose numbers mean nothing, are left out."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    return [result for result in found if result.get("verdict") != "rehearsal"]
+    return [result for result in found if result.get("verdict") != "rehearsal" and not result.get("rehearsal")]
 
 
 def _signed(value: float | None) -> str:
     return "unknown" if value is None else f"{value:+.3f}"
+
+
+def _decimals(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -110,7 +146,10 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
             "methods": method_table(project_entries()),
             "proofs": proof_table(read_results(root / "results" / "proofs")),
         },
-        "docs/figures.md": {"figures": figure_table(read_results(root / "results" / "bench"))},
+        "docs/figures.md": {
+            "figures": figure_table(read_results(root / "results" / "bench")),
+            "arena": arena_table(read_results(root / "results" / "arena")),
+        },
     }
     stale = 0
     for name, parts in tables.items():
