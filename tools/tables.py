@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from mien.catalog import Entry, list_methods
@@ -85,23 +86,13 @@ def arena_table(results: Iterable[Mapping[str, Any]]) -> str:
             state = UNSEEN if detector["outside"] else SEEN
             perturbed = [mean_auc(detector, kinds, condition, state) for condition in result["conditions"]]
             aucs = [mean_auc(detector, kinds, CLEAN, state) for state in (SEEN, UNSEEN)]
-            runs = detector["runs"]
-            training = (
-                "-" if detector["outside"] else f"{sum(run['train']['cpu_seconds'] for run in runs) / len(runs):.0f}"
-            )
-            answer = sum(run[CLEAN]["cost"]["ms_per_item"] for run in runs) / len(runs)
-            cells = [_decimals(value) for value in (*aucs, sum(perturbed) / len(perturbed))]
-            rows.append((result["protocol"]["data"], f"`{name}`", *cells, training, f"{answer:.2f}"))
-    head = (
-        "data",
-        "detector",
-        "AUC, kinds seen",
-        "AUC, kinds unseen",
-        "AUC, perturbed",
-        "training, CPU s",
-        "answer, ms",
-    )
-    return _table(head, rows)
+            training = [run["train"]["cpu_seconds"] for run in detector["runs"] if "train" in run]
+            answer = [run[CLEAN]["cost"]["ms_per_item"] for run in detector["runs"]]
+            figures = [f"{value:.3f}" if math.isfinite(value) else "-" for value in (*aucs, fmean(perturbed))]
+            costs = (f"{fmean(training):.0f}" if training else "-", f"{fmean(answer):.2f}")
+            rows.append((result["protocol"]["data"], f"`{name}`", *figures, *costs))
+    aucs_of = ("AUC, kinds seen", "AUC, kinds unseen", "AUC, perturbed")
+    return _table(("data", "detector", *aucs_of, "training, CPU s", "answer, ms"), rows)
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -112,10 +103,6 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 def _signed(value: float | None) -> str:
     return "unknown" if value is None else f"{value:+.3f}"
-
-
-def _decimals(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

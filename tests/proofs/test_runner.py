@@ -15,7 +15,7 @@ import torch
 import toy_proof
 from scipy import stats
 
-from mien.errors import BadInput
+from mien.errors import BadInput, TrainingStopped
 from mien.proofs.base import Seed
 from mien.proofs.runner import gather, prove
 
@@ -80,6 +80,16 @@ def test_a_killed_proof_goes_on_and_repeats_nothing(tmp_path, monkeypatch, log):
     assert set(done).isdisjoint(log.read_text().split())
     whole, _ = prove("toy_proof:PROOF", seeds=4, out=tmp_path / "whole")
     assert result["variants"] == whole["variants"]
+
+
+def test_a_first_seed_whose_process_dies_is_named_and_goes_on_later(tmp_path, monkeypatch, log):
+    monkeypatch.setenv("TOY_PROOF_DIES_AT", "ours/0")
+    with pytest.raises(TrainingStopped, match="'ours' of proof 'toy'"):
+        prove("toy_proof:PROOF", seeds=1, out=tmp_path)
+    monkeypatch.delenv("TOY_PROOF_DIES_AT")
+    result, _ = prove("toy_proof:PROOF", seeds=1, out=tmp_path)
+    assert set(result["cost"]) == {"base", "ours", "chance"}
+    assert log.read_text().split() == ["base/0", "ours/0", "chance/0"]
 
 
 def test_parallel_seeds_equal_serial_ones(tmp_path):

@@ -35,7 +35,7 @@ def project(image: Tensor, natural: Tensor, eps: float, norm: Norm) -> Tensor:
         norm: "linf" or "l2", over the values of an image.
     """
     delta = image - natural
-    delta = delta.clamp_(-eps, eps) if norm == "linf" else delta.mul_((eps / _length(delta)).clamp(max=1))
+    delta = delta.clamp_(-eps, eps) if norm == "linf" else delta * (eps / _length(delta)).clamp(max=1)
     return delta.add_(natural).clamp_(0, 1)
 
 

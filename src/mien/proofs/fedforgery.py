@@ -52,7 +52,8 @@ GENERATED = (18, 48)
 """People and faces of each, where they are generated."""
 ENCODING = Perturbation(jpeg=(92, 98))
 RATE = 0.1
-"""Of learning. In all variants the cross-entropy has weight 1; a_rec is 5, so that a_ce / a_rec is the usual 0.2."""
+"""Of learning. In all variants the cross-entropy has weight 1; where G is learnt, a_rec and a_com are five times their
+defaults, so that they keep their proportion to it. The codebook's weight is a rate of its own."""
 
 
 # --- forgeries -----------------------------------------------------------------------------------------------

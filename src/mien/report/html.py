@@ -158,7 +158,7 @@ class Page:
         )
 
     def plot(self, draw: Callable[[Theme], Figure], *, alt: str, caption: str = "") -> None:
-        """A figure that is drawn twice, for light and for dark screens.
+        """A figure without photographs that is drawn twice, for light and for dark screens.
 
         Args:
             draw: Gives the figure in the colours of a theme.
@@ -167,7 +167,8 @@ class Page:
         """
         from mien.report.plots import png
 
-        self.picture(png(draw(LIGHT)), dark=png(draw(DARK)), alt=alt, caption=caption)
+        light, dark = (png(draw(theme), palette=True) for theme in (LIGHT, DARK))
+        self.picture(light, dark=dark, alt=alt, caption=caption)
 
     @contextmanager
     def row(self) -> Iterator[None]:
