@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are either whole or not there: written under a temporary name, then renamed."""
+"""Files: found by pattern, and written whole or not at all (under a temporary name, then renamed)."""
 
 from __future__ import annotations
 
@@ -62,3 +62,10 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all. NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def file_in(path: Path, pattern: str) -> Path | None:
+    """The file `path` itself when its name matches, or the first match in the folder `path`; None without one."""
+    if path.is_file():
+        return path if path.match(pattern) else None
+    return next(iter(sorted(path.glob(pattern))), None)

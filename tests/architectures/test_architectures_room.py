@@ -119,7 +119,9 @@ def test_predict_takes_strings_json_files_and_folders(run, tmp_path, capsys):
     assert 'a cell needs "operations"' in rows[1]["error"]
     assert "bad.json" in captured.err
     assert main(["predict", str(run), text.replace("~0|+", "~1|+", 1)]) == 1
+    capsys.readouterr()
     assert main(["predict", str(run), str(tmp_path / "nothing.onnx")]) == 2
+    assert "give an .onnx or .json file, a folder of them, or an architecture string" in capsys.readouterr().err
 
 
 def test_predict_says_what_a_cell_of_another_space_is(run, capsys):

@@ -459,6 +459,7 @@ def test_bad_input_is_one_line(folders, tmp_path):
         ({"codes": 0}, "codes is 0"),
         ({"curriculum": 0}, "curriculum is 0"),
         ({"commitment": -1.0}, "commitment is -1.0"),
+        ({"commitment": float("inf")}, "commitment is inf"),
         ({"network": Network("tiny_cnn", normalise="backbone")}, "fedforgery normalises images itself"),
     ]:
         with pytest.raises(BadInput, match=message):

@@ -249,3 +249,9 @@ def test_images_of_any_size_come_out_at_scale_times_theirs():
         assert method.restore(torch.rand(1, 3, height, width)).shape == (1, 3, 4 * height, 4 * width)
     with pytest.raises(BadInput, match="images have shape"):
         method.restore(torch.rand(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_weights_are_numbers_from_zero(weight: float):
+    with pytest.raises(BadInput, match="gan_weight is"):
+        Distillation(gan_weight=weight)

@@ -15,23 +15,23 @@ A line of JSON for NAS-Bench-101: {"operations": [...], "adjacency": [[...]], "v
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mien.architectures.cells import cell_from, graphs_201, parse_201
+from mien.architectures.cells import graphs_201, parse_201
 from mien.architectures.data import Table
 from mien.architectures.generated import costs, generate
 from mien.architectures.graph import Floats, Graph, Graphs
+from mien.architectures.nas_bench_101 import read_101
 from mien.architectures.networks import read_onnx
 from mien.architectures.operators import GENERATED, NAS_BENCH_101, NAS_BENCH_201, ONNX
 from mien.errors import BadInput
+from mien.files import file_in
 from mien.progress import track
 
 EMBEDDED = "embedded"
@@ -52,7 +52,7 @@ def read(source: str, kind: str = "auto") -> Table:
     if not path.exists():
         raise BadInput(f"{path} does not exist: give a folder, a .csv file, or {EMBEDDED!r} for generated cells")
     layout = layout_of(path) if kind == "auto" else kind
-    readers = {NAS_BENCH_201: _npz, "csv": _csv, NAS_BENCH_101: _bench_101, "nnlqp": _nnlqp, "measured": _measured}
+    readers = {NAS_BENCH_201: _npz, "csv": _csv, NAS_BENCH_101: read_101, "nnlqp": _nnlqp, "measured": _measured}
     table = readers[layout](path)
     if not len(table) or not table.values:
         raise BadInput(f"{path}: {len(table)} architectures with {len(table.values)} targets: nothing to learn from")
@@ -61,9 +61,9 @@ def read(source: str, kind: str = "auto") -> Table:
 
 def layout_of(path: Path) -> str:
     """The layout of a folder or file, recognised by what lies in it."""
-    if _one(path, "*.csv") is not None:
+    if file_in(path, "*.csv") is not None:
         return "csv"
-    if _one(path, "*.tfrecord") is not None or _one(path, "*.jsonl") is not None:
+    if file_in(path, "*.tfrecord") is not None or file_in(path, "*.jsonl") is not None:
         return NAS_BENCH_101
     if any("arch" in _arrays(file) for file in _npz_files(path)):
         return NAS_BENCH_201
@@ -91,13 +91,6 @@ def look(source: str, kind: str = "auto") -> tuple[str, str]:
 def default_target(table: Table) -> str:
     """The target that is meant when none is named."""
     return next((name for name in FIRST if name in table.values), next(iter(table.values)))
-
-
-def _one(path: Path, pattern: str) -> Path | None:
-    """The file itself, or the first one of a folder, that matches."""
-    if path.is_file():
-        return path if path.match(pattern) else None
-    return next(iter(sorted(path.glob(pattern))), None)
 
 
 # --- generated ------------------------------------------------------------------------------------------------
@@ -148,7 +141,7 @@ def _npz(path: Path) -> Table:
 
 
 def _csv(path: Path) -> Table:
-    file = _one(path, "*.csv")
+    file = file_in(path, "*.csv")
     if file is None:
         raise BadInput(f"{path}: no .csv file")
     try:
@@ -173,118 +166,6 @@ def _number(text: str | None, file: Path, row: int, name: str) -> float:
         return float(text)
     except ValueError:
         raise BadInput(f"{file}, line {row + 2}: {name} is {text!r}: it must be a number") from None
-
-
-# --- NAS-Bench-101 --------------------------------------------------------------------------------------------
-def _bench_101(path: Path) -> Table:
-    file = _one(path, "*.tfrecord") or _one(path, "*.jsonl")
-    if file is None:
-        raise BadInput(
-            f"{path}: no NAS-Bench-101 here: download nasbench_only108.tfrecord (it is read without TensorFlow and "
-            "nothing in it is run), or export cells as JSON lines; pickled conversions are not read"
-        )
-    cells: dict[str, tuple[Graph, list[Mapping[str, float]]]] = {}
-    for name, graph, metrics in _records(file) if file.suffix == ".tfrecord" else _lines(file):
-        cells.setdefault(name, (graph, []))[1].append(metrics)
-    columns = {key: None for _, runs in cells.values() for run in runs for key in run}
-    values = {
-        key: np.array([np.mean([run.get(key, np.nan) for run in runs]) for _, runs in cells.values()])
-        for key in columns
-    }
-    names = list(cells)
-    graphs = Graphs.of([graph for graph, _ in cells.values()], NAS_BENCH_101)
-    return Table(graphs, values, names, names, f"NAS-Bench-101 cells in {file.name}")
-
-
-def _lines(file: Path) -> Iterator[tuple[str, Graph, Mapping[str, float]]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-            graph = cell_from(value)
-        except ValueError as error:
-            raise BadInput(f"{file}, line {number}: {error}") from error
-        numbers = {k: float(v) for k, v in value.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-        yield str(value.get("name", graph.fingerprint())), graph, numbers
-
-
-def _records(file: Path) -> Iterator[tuple[str, Graph, Mapping[str, float]]]:
-    """Cells trained for 108 epochs: mean over their repeats is taken by the caller.
-
-    A record is length (8 bytes), its check sum (4), data, their check sum (4). The data are a JSON list: name, epochs,
-    adjacency as zeros and ones, operations with commas, metrics as a base64 protocol buffer.
-    """
-    with file.open("rb") as stream:
-        while head := stream.read(12):
-            try:
-                (size,) = struct.unpack("<Q", head[:8])
-                if size > 2**20:
-                    raise ValueError(f"a record of {size} bytes")
-                data = stream.read(size)
-                if len(data) < size or len(stream.read(4)) < 4:
-                    raise ValueError("it ends inside a record")
-                name, epochs, adjacency, operations, metrics = json.loads(data)
-                if epochs != 108:
-                    continue
-                ops = operations.split(",")
-                flat = np.array(list(adjacency), dtype=np.int64).reshape(len(ops), len(ops))
-                final = _final_metrics(base64.b64decode(metrics, validate=True))
-            except (ValueError, TypeError, AttributeError, struct.error) as error:
-                raise BadInput(f"{file} is not nasbench_only108.tfrecord or is damaged ({error})") from error
-            edges = [(int(s), int(t)) for s, t in np.argwhere(flat)]
-            yield str(name), Graph.of(NAS_BENCH_101, ops, edges), final
-
-
-def _final_metrics(message: bytes) -> dict[str, float]:
-    """Accuracies after the last epoch. Field 1 of the message is repeated, one for each evaluation, the last is final;
-    in it fields 4 and 5 are validation and test accuracy.
-    """
-    last: bytes | None = None
-    for number, value in _fields(message):
-        if number == 1 and isinstance(value, bytes):
-            last = value
-    found = dict(_fields(last or b""))
-    names = {4: "validation_accuracy", 5: "test_accuracy"}
-    result = {name: float(found[number]) for number, name in names.items() if isinstance(found.get(number), float)}
-    if len(result) < 2:
-        raise ValueError("metrics without validation and test accuracy")
-    return result
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, float | int | bytes]]:
-    """Fields of a protocol buffer message: numbers of 8 and 4 bytes, variable integers, and byte strings."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            if at >= len(message) or shift > 63:
-                raise ValueError("a damaged protocol buffer")
-            byte = message[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    while at < len(message):
-        key = varint()
-        wire = key & 7
-        if wire == 0:
-            yield key >> 3, varint()
-            continue
-        size = {1: 8, 5: 4}.get(wire)
-        if size is None:
-            if wire != 2:
-                raise ValueError("a damaged protocol buffer")
-            size = varint()
-        part = message[at : at + size]
-        if len(part) < size:
-            raise ValueError("a damaged protocol buffer")
-        at += size
-        yield key >> 3, part if wire == 2 else float(struct.unpack("<d" if wire == 1 else "<f", part)[0])
 
 
 # --- whole networks -------------------------------------------------------------------------------------------

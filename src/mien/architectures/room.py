@@ -63,8 +63,11 @@ class ArchitecturesRoom(Room):
 
     def check_input(self, given: str | Path) -> None:
         """An architecture string or a JSON cell is an input, and so is a path that exists."""
-        if not (isinstance(given, str) and is_written_out(given)):
-            super().check_input(given)
+        if not (isinstance(given, str) and is_written_out(given)) and not Path(given).exists():
+            raise BadInput(
+                f"{given!s} is no file and no architecture: give an .onnx or .json file, a folder of them, "
+                "or an architecture string such as '|none~0|+...'"
+            )
 
 
 def _predictor(method: Method) -> Predictor:

@@ -38,6 +38,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -129,8 +130,8 @@ class FedForgery(NetworkDetector):
         self.reconstruction, self.classification = reconstruction, classification
         self.codebook, self.commitment, self.kl, self.federated = codebook, commitment, kl, federated
         for name in ("reconstruction", "classification", "codebook", "commitment", "kl"):
-            if not getattr(self, name) >= 0:
-                raise BadInput(f"{name} is {getattr(self, name)}: it must be 0 or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise BadInput(f"{name} is {getattr(self, name)}: it must be 0 or more, and finite")
         self.autoencoder: nn.Module | None = None
         if extractor == "vq":
             self.autoencoder = VQAutoencoder(width, codes)

@@ -32,7 +32,7 @@ from mien.metrics.intervals import Interval, holm, paired_t, verdict
 from mien.progress import Progress
 from mien.proofs.base import Proof, Seed, Values
 from mien.report.plots import png
-from mien.report.plots import seeds as seed_picture
+from mien.report.rows import seeds as seed_picture
 
 
 @dataclass(frozen=True)

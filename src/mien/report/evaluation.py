@@ -13,7 +13,8 @@ from mien.files import whole_file
 from mien.metrics.binary import calibration, precision_recall_curve, roc_curve
 from mien.metrics.intervals import Interval
 from mien.report.html import Page, Tile
-from mien.report.plots import ForestRow, forest, png, precision_recall, reliability, roc
+from mien.report.plots import png, precision_recall, reliability, roc
+from mien.report.rows import ForestRow, forest
 
 NAMES = {
     "auc": "AUC",

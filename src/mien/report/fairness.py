@@ -6,7 +6,7 @@ from __future__ import annotations
 from mien.metrics.fairness import FIGURES, FORMS, Fairness
 from mien.report.html import Cell, Page, Tile
 from mien.report.matrix import shaded
-from mien.report.plots import ForestRow, forest
+from mien.report.rows import ForestRow, forest
 
 MEANING = {
     "DPD": "demographic parity: all images, real and forged",

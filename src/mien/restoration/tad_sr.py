@@ -29,6 +29,7 @@ torch.Size([1, 3, 64, 64])
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -123,8 +124,8 @@ class Distillation:
             if getattr(self, name) not in allowed:
                 raise BadInput(f"distillation.{name} is {getattr(self, name)!r}: use {', '.join(allowed)}")
         for name in ("score_weight", "gan_weight"):
-            if not getattr(self, name) >= 0:
-                raise BadInput(f"distillation.{name} is {getattr(self, name)}: it must be 0 or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise BadInput(f"distillation.{name} is {getattr(self, name)}: it must be 0 or more, and finite")
         if self.score_steps < 1:
             raise BadInput(f"distillation.score_steps is {self.score_steps}: it must be at least 1")
 
