@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from mien import api, catalog
+from mien.commands._schema import parse, training_parser
 from mien.data.batch import collate, move
 from mien.engine import Settings, Step, fit, load_weights
-from mien.job import plan
+from mien.job import plan, preset_of
 
 NAMES = [entry.name for entry in catalog.list_methods(available=True, baselines=True)]
 
@@ -128,6 +129,13 @@ def test_predictions_are_the_same_after_saving_and_loading(case, tmp_path):
     record = json.loads((folder / "config.json").read_text())
     assert record["method"] == name
     assert "limits" in (folder / "README.md").read_text().lower()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_line_and_python_make_the_same_method(name):
+    values = parse(training_parser(name, preset_of(name, "small"), "small"), ["--data", "embedded"])
+    told = plan(name, "embedded", preset="small", config=values["method"]).create()
+    assert told.config() == make(name).config()
 
 
 def test_configuration_rebuilds_the_method(case):

@@ -22,8 +22,8 @@ def build(cls: type[T], config: Mapping[str, Any], what: str) -> T:
 
     Args:
         cls: A method, or a dataclass of options such as a network or an optimiser's recipe.
-        config: Name -> value. A dict where the constructor wants a dataclass becomes that dataclass; an instance is
-            taken as it is.
+        config: Name -> value. A dict where the constructor wants a dataclass becomes that dataclass, and fields that it
+            does not name keep the values of the constructor's default; an instance is taken as it is.
         what: What the errors call it, for instance "acmf".
 
     Raises:
@@ -41,8 +41,23 @@ def build(cls: type[T], config: Mapping[str, Any], what: str) -> T:
         if parameter.default is parameter.empty and name not in config:
             raise BadInput(f"{what} needs {name!r}: it has no default")
     hints = get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
-    values = {name: fit_type(value, hints.get(name, Any), f"{what}.{name}") for name, value in config.items()}
-    return cls(**values)
+    whole = {name: _completed(value, parameters[name].default) for name, value in config.items()}
+    return cls(**{name: fit_type(value, hints.get(name, Any), f"{what}.{name}") for name, value in whole.items()})
+
+
+def _completed(value: Any, default: Any) -> Any:
+    """A dict with some fields of a dataclass, with the default's others; of another class in a union, as it is.
+
+    >>> from mien.optim.recipe import Recipe
+    >>> _completed({"lr": 0.3}, Recipe("sgd", 0.1, momentum=0.5))["momentum"]
+    0.5
+    """
+    if not isinstance(value, Mapping) or not dataclasses.is_dataclass(default) or isinstance(default, type):
+        return value
+    fields = {field.name: getattr(default, field.name) for field in dataclasses.fields(default) if field.init}
+    if not fields.keys() >= value.keys():
+        return value
+    return {name: _completed(value[name], own) if name in value else own for name, own in fields.items()}
 
 
 def fit_type(value: Any, hint: Any, where: str) -> Any:

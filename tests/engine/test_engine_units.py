@@ -390,6 +390,25 @@ def test_ema_is_the_recursion_and_is_used_to_evaluate_and_save(tmp_path):
     assert torch.equal(method.network[0].weight, method.trace[-1]), "training weights must come back after saving"
 
 
+def test_a_stage_hands_on_the_averaged_weights():
+    class Taught(toys.Plain):
+        """Copies its network when the second stage is built, as a student does its teacher."""
+
+        def build_phase(self, phase):
+            if phase.index == 1:
+                self.copied = self.network[0].weight.detach().clone()
+                self.averaged = averages.average["network.0.weight"].clone()
+
+    averages = EMA(0.9)
+    method = Taught()
+    stages, settings = Stages({"teacher": 2, "student": 1}), Settings(batch_size=4, device="cpu")
+    fit(method, toys.Points(24), schedule=stages, settings=settings, strategies=[averages])
+    alone = Taught()
+    fit(alone, toys.Points(24), schedule=Stages({"teacher": 2}), settings=settings)
+    assert torch.equal(method.copied, method.averaged)
+    assert not torch.equal(method.copied, alone.network[0].weight), "the last weights are not their average"
+
+
 def test_strategies_run_in_order_inside_the_loss_call():
     calls = []
 

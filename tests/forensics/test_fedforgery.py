@@ -31,6 +31,7 @@ from mien.forensics.parts.residual import (
 )
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
+from mien.report.run import run_report
 from mien.room import DataOptions
 
 
@@ -353,6 +354,33 @@ def test_a_client_that_dies_in_mid_round_is_left_out_and_named(tmp_path, capsys)
     said = capsys.readouterr()
     assert "client 1 is left out of round 0: OSError: the cable is out" in said.err + said.out
     assert all(torch.isfinite(p).all() for p in method.parameters())
+    lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert [(x["phase"], x["failure"]) for x in lines if "failure" in x] == [
+        (f"round {i}, client 1", "OSError: the cable is out") for i in range(2)
+    ]
+    assert "the cable is out" in run_report(tmp_path / "r").read_text()
+
+
+@pytest.mark.parametrize("client", [0, 1])
+def test_a_file_that_cannot_be_read_ends_the_run_before_its_first_step_alone(client):
+    """Readers say BadInput of a damaged file: a client's dead disk must not end the round of the others."""
+
+    class Damaged(Noise):
+        def __getitem__(self, i):
+            raise BadInput("face.png cannot be read")
+
+    method = make()
+    data = PerTask([Damaged(i) if i == client else Noise(i) for i in range(2)])
+
+    def train():
+        fit(method, data, schedule=Rounds(1, clients=2), settings=Settings(batch_size=8, device="cpu"))
+
+    if client == 0:
+        with pytest.raises(BadInput, match="cannot be read"):
+            train()
+    else:
+        train()
+        assert all(torch.isfinite(p).all() for p in method.parameters())
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path):

@@ -285,7 +285,7 @@ def test_matching_and_redundancy_stand_in_for_the_adversary():
 def test_shared_and_personal_names():
     method = make()
     travels = set(travelling(method))
-    assert travels == {n for n in method.state_dict() if n.startswith("shared.")} | {"step", "received"}
+    assert travels == {n for n in method.state_dict() if n.startswith("shared.")} | {"step", "received", "server"}
     assert is_personal("own.path.head.weight", method.personal)
     assert is_personal("discriminator.0.weight", method.personal)
     assert make(split="fedavg").personal == ()
@@ -326,6 +326,17 @@ def test_personal_tensors_never_leave_and_shared_ones_are_the_weighted_mean(tmp_
     assert torch.equal(opened[0].shared.mean, opened[1].shared.mean)
     assert not torch.equal(opened[0].own.path.head.weight, opened[1].own.path.head.weight)
     assert len(opened[0].received) == 0, "the server's model is not kept twice"
+    served, shown = api.load(out).eval(), batch()
+    assert _answers_alone(served, shown), "nobody trained the mean of the heads"
+    assert not _answers_alone(opened[0], shown)
+    fit(served, Noise(4), settings=plan(max_steps=1))
+    assert not _answers_alone(served.eval(), shown), "a client of its own now"
+
+
+@torch.no_grad()
+def _answers_alone(method, shown):
+    """Whether the shared path answers without the personal one."""
+    return torch.allclose(method.predict(shown).score, method.shared(shown.image)[3].softmax(1)[:, 1], atol=1e-6)
 
 
 def test_one_client_without_an_adversary_is_centralised_training_bit_for_bit():
@@ -348,7 +359,7 @@ def test_one_client_without_an_adversary_is_centralised_training_bit_for_bit():
         optimizer.step()
     assert len(seen) == 9
     for (name, ours), theirs in zip(federated.state_dict().items(), central.state_dict().values(), strict=True):
-        assert name == "step" or torch.equal(ours, theirs), name
+        assert name in ("step", "server") or torch.equal(ours, theirs), name
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
@@ -499,5 +510,5 @@ def test_bad_arguments_are_refused(changes, said):
 def test_a_rival_has_no_shared_path_to_answer_with():
     method = make(split="fedavg").eval()
     method.mode = "shared"
-    with pytest.raises(BadInput, match="use personal"):
+    with pytest.raises(BadInput, match="use auto or personal"):
         method.predict(batch())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -111,10 +112,14 @@ class Journal:
         if self.progress is not None:
             self.progress.show(**metrics)
 
-    def note(self, text: str) -> None:
-        """Tell the user something that matters once."""
+    def failure(self, step: int, phase: Phase, reason: str) -> None:
+        """Write and say that a client is left out of its round."""
+        self.size = self.run.write_metrics({"step": step, "phase": phase.name, "failure": reason})
+        text = f"client {phase.client} is left out of round {phase.round}: {reason}"
         if self.progress is not None:
             self.progress.note(text)
+        elif self.ranks.rank == 0:
+            print(text, file=sys.stderr)
 
     # --- Ctrl-C -----------------------------------------------------------------------------------------------
     @contextmanager

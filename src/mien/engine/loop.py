@@ -23,12 +23,12 @@ from mien.engine.loading import Plan, buckets_of, dataset_size, epoch_plan, step
 from mien.engine.method import Method, Session, Step, build
 from mien.engine.ranks import open_ranks
 from mien.engine.run import Run, phase_from
-from mien.engine.schedule import Phase, Schedule, Single
+from mien.engine.schedule import Phase, Schedule, Single, Stages
 from mien.engine.seeding import restore_generators, seed_all
 from mien.engine.settings import Settings
 from mien.engine.sources import TrainingData, as_training_data
 from mien.engine.state import module_state
-from mien.engine.strategy import Strategy
+from mien.engine.strategy import Strategy, keep_evaluation_weights
 from mien.engine.training import Training, checksum
 from mien.engine.update import Updater
 from mien.errors import BadInput, TrainingStopped
@@ -161,10 +161,11 @@ class _Loop(Training):
             return None
         try:
             self._train_phase(phase)
-        except BadInput:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever stops a client must not stop the round; it is recorded
+        except Exception as error:
+            if isinstance(error, BadInput) and self.at.step == 0:
+                raise  # nothing is trained yet: the configuration is wrong, or the very first file
             self.journal.discard()
+            self.resumed = None
             return f"{type(error).__name__}: {error}"
         return None
 
@@ -192,12 +193,14 @@ class _Loop(Training):
     def _begin_phase(self, phase: Phase, dataset: Dataset[Any]) -> None:
         self.at.enter_phase()
         seed_all(self.seed("phase", phase.index, self.ranks.rank))
+        if isinstance(self.schedule, Stages):
+            keep_evaluation_weights(self.method, self.strategies)  # a stage hands on the weights that were validated
         build(self.method, phase)
         self.method.to(self.ranks.device)
         if self.federation is not None and phase.client is not None:
             if not self.federation.shared:
                 self.federation.start(module_state(self.method))
-            self.load(self.federation.state_for(phase.client))
+            self.load_client(phase.client)
         self.ranks.copy_first_([*self.method.parameters(), *self.method.buffers()])
         with modes_kept(self.method), torch.no_grad():
             self.method.begin_phase(phase, dataset)
@@ -227,12 +230,12 @@ class _Loop(Training):
         if failure is None:
             self.federation.receive(phase.client, module_state(self.method), self.at.samples)
         else:
-            self.journal.note(f"client {phase.client} is left out of round {phase.round}: {failure}")
+            self.journal.failure(self.at.step, phase, failure)
         self.at.validated = {}
         if phase.closes_round:
             if not self.federation.close_round():
                 raise TrainingStopped(f"no client finished round {phase.round}; client {phase.client}: {failure}")
-            self.load(self.federation.common())
+            self.load_client(None)
             self.validate(phase)
 
     # --- epochs -----------------------------------------------------------------------------------------------

@@ -150,6 +150,9 @@ class Method(nn.Module):
     def end_phase(self, phase: Phase, data: Dataset[Any]) -> None:
         """Runs once when a phase ends (merging adapters, class statistics), before its checkpoint."""
 
+    def stands_for(self, client: int | None) -> None:
+        """Rounds: the weights just loaded are those of a client, or (None) the server's, for those who are none."""
+
     # --- conveniences -----------------------------------------------------------------------------------------
     def log(self, name: str, value: Tensor | float) -> None:
         """Record a number of this step under `name`; the log shows its mean over an interval."""

@@ -89,20 +89,26 @@ class EMA(Strategy):
         }
 
 
+@torch.no_grad()
+def keep_evaluation_weights(method: Method, strategies: Sequence[Strategy]) -> dict[str, Tensor]:
+    """Give the method the strategies' evaluation weights for good; returns the ones that they replace."""
+    own = dict(method.named_parameters()) | dict(method.named_buffers())
+    replaced: dict[str, Tensor] = {}
+    for strategy in strategies:
+        for name, value in (strategy.evaluation_weights() or {}).items():
+            replaced.setdefault(name, own[name].detach().clone())
+            own[name].copy_(value)
+    return replaced
+
+
 @contextmanager
 def evaluation_weights(method: Method, strategies: Sequence[Strategy]) -> Iterator[None]:
     """Lend the method the strategies' evaluation weights; the trained ones come back bit for bit."""
-    replaced: dict[str, Tensor] = {}
-    for strategy in strategies:
-        replaced.update(strategy.evaluation_weights() or {})
-    own = dict(method.named_parameters()) | dict(method.named_buffers())
-    kept = {name: own[name].detach().clone() for name in replaced}
-    with torch.no_grad():
-        for name, value in replaced.items():
-            own[name].copy_(value)
+    replaced = keep_evaluation_weights(method, strategies)
     try:
         yield
     finally:
+        own = dict(method.named_parameters()) | dict(method.named_buffers())
         with torch.no_grad():
-            for name, value in kept.items():
+            for name, value in replaced.items():
                 own[name].copy_(value)

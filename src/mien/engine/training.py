@@ -81,10 +81,10 @@ class Training:
         number = name.removeprefix("client")
         own = self.federation is not None and bool(self.federation.personal) and name != number and number.isdigit()
         if own and self.federation is not None:
-            self.load(self.federation.state_for(int(number)))
+            self.load_client(int(number))
         yield
         if own and self.federation is not None:
-            self.load(self.federation.common())
+            self.load_client(None)
 
     def _keep_best(self) -> None:
         monitor = self.settings.monitor
@@ -192,13 +192,19 @@ class Training:
         if self.federation is None or not self.federation.personal or self.run.folder is None or self.ranks.rank > 0:
             return
         for client in self.federation.clients:
-            self.load(self.federation.state_for(int(client)))
+            self.load_client(int(client))
             save_pretrained(self.method, self.run.folder / "clients" / f"client{client}", phases=self.method.built)
-        self.load(self.federation.common())
+        self.load_client(None)
 
     def load(self, state: dict[str, Any]) -> None:
         """Load a state into the method."""
         load_module_state(self.method, state, self.method.dynamic_buffers)
+
+    def load_client(self, client: int | None) -> None:
+        """Load the model of a client, or with None the server's."""
+        assert self.federation is not None
+        self.load(self.federation.common() if client is None else self.federation.state_for(client))
+        self.method.stands_for(client)
 
     def seed(self, *parts: int | str) -> int:
         """A seed that follows from the run's and from what it is for."""

@@ -78,6 +78,7 @@ def serve(
     if server.error is not None:
         raise server.error
     load(method, server.federation.common())
+    method.stands_for(None)
     return server.history
 
 

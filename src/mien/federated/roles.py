@@ -115,6 +115,7 @@ class Member:
         """Load the shared weights and the client's own."""
         shared = {name: torch.from_numpy(a.copy()) for name, a in zip(self.names, arrays, strict=True)}
         load(self.method, {**module_state(self.method), **self.own, **shared})
+        self.method.stands_for(self.client)
 
     def _personal(self) -> dict[str, Any]:
         patterns, state = self.method.personal, module_state(self.method)

@@ -64,13 +64,13 @@ from mien.optim.recipe import Recipe
 
 Adversary = Literal["discriminator", "match", "redundancy", "none"]
 Split = Literal["fedpr", "fedper", "fedavg"]
-Mode = Literal["personal", "shared"]
+Mode = Literal["auto", "personal", "shared"]
 CHOICES = {
     "split": ("fedpr", "fedper", "fedavg"),
     "operations": ("both", "shared", "none"),
     "adversary": ("discriminator", "match", "redundancy", "none"),
     "mix": ("mean", "learned"),
-    "mode": ("personal", "shared"),
+    "mode": ("auto", "personal", "shared"),
     "score": ("softmax", "two_sigmoid"),
 }
 VALIDATED = ("auc", "balanced_accuracy")
@@ -93,16 +93,18 @@ class PFRForgery(Detector):
         personal_first: Share of each local phase in which the personal part alone is trained, in [0, 1]. 1 is for a new
             client that starts from the weights of others: the shared part stays as it is.
         mix: "mean" of both heads' logits, or "learned": a scalar of each client weighs them.
-        mode: How it answers: "personal", both heads, or "shared", the shared path alone, for those who are no client.
+        mode: How it answers: "personal", both heads, as a client's model does, or "shared", the shared path alone, for
+            those who are no client; "auto" is the one that the weights are for.
         federated: Clients and rounds.
         score: How two logits become one score.
     """
 
     name = "pfr-forgery"
-    modes = ("personal", "shared")
+    modes = ("auto", "personal", "shared")
     dynamic_buffers = ("received",)
     step: Tensor
     received: Tensor
+    server: Tensor
     discriminator: Discriminator | None
     predictor: nn.Module | None
     _features: deque[tuple[Tensor, Tensor]]
@@ -122,7 +124,7 @@ class PFRForgery(Detector):
         ramp: int = 10,
         personal_first: float = 0.0,
         mix: Literal["mean", "learned"] = "mean",
-        mode: Mode = "personal",
+        mode: Mode = "auto",
         federated: Federated = Federated(),
         score: ScoreForm = "softmax",
     ) -> None:
@@ -146,6 +148,7 @@ class PFRForgery(Detector):
         self.predictor = nn.Linear(channels, channels) if two and alpha and adversary == "redundancy" else None
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # in the phase
         self.register_buffer("received", torch.zeros(0))  # theta_s as the server sent it, while a client trains
+        self.register_buffer("server", torch.tensor(False))  # whether the weights are the server's, not a client's
         self.__dict__["_features"] = deque(maxlen=64)
 
     # --- who holds what -------------------------------------------------------------------------------------------
@@ -163,6 +166,7 @@ class PFRForgery(Detector):
     def begin_phase(self, phase: Phase, data: Dataset[Any]) -> None:
         """Keep the model that the server sent, and make a new discriminator."""
         self.step.zero_()
+        self.stands_for(0 if phase.round is None else phase.client)  # outside of rounds whoever trains is a client
         compared = self.split == "fedpr" and self.alpha and self.adversary in ("discriminator", "match")
         if phase.round is not None and compared:
             self.received = torch.cat([value.detach().flatten() for value in self._travelling().values()])
@@ -172,6 +176,15 @@ class PFRForgery(Detector):
     def end_phase(self, phase: Phase, data: Dataset[Any]) -> None:
         """Forget the model that the server sent."""
         self.received = self.received[:0].clone()
+
+    def stands_for(self, client: int | None) -> None:
+        """Note whose weights these are: nobody has trained the mean of the personal parts."""
+        self.server.fill_(client is None)
+
+    @property
+    def shared_alone(self) -> bool:
+        """Whether the shared path answers alone now."""
+        return self.split == "fedpr" and (self.mode == "shared" or (self.mode == "auto" and bool(self.server)))
 
     def _travelling(self) -> dict[str, Tensor]:
         """The shared part without its counters."""
@@ -284,7 +297,7 @@ class PFRForgery(Detector):
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, 2) of images (B, 3, H, W) in [0, 1], in the mode that is set."""
         x, shared, _, z_s = self.shared(image)
-        if z_s is not None and self.mode == "shared":
+        if z_s is not None and self.shared_alone:
             return z_s
         _, z_p = self.own(x, shared)
         return z_p if z_s is None else self.mixed(z_p, z_s)
@@ -292,7 +305,7 @@ class PFRForgery(Detector):
     def predict(self, batch: Faces) -> Verdict:
         """A score for every image; with `evidence`, the Grad-CAM map on X."""
         if self.mode == "shared" and self.split != "fedpr":
-            raise BadInput(f"mode is 'shared' and split is {self.split!r}: it has one path, use personal")
+            raise BadInput(f"mode is 'shared' and split is {self.split!r}: it has one path, use auto or personal")
         if not self.evidence:
             return Verdict(forged_score(self(batch.image).float(), self.score))
         maps, logits = gradcam(self, self.shared.map, batch.image)
@@ -335,4 +348,4 @@ def _check(method: PFRForgery) -> None:
     if method.ramp < 1 or not 0 <= method.personal_first <= 1:
         raise BadInput(f"ramp is {method.ramp}, personal_first {method.personal_first}: at least 1, and in [0, 1]")
     if method.mode == "shared" and method.split != "fedpr":
-        raise BadInput(f"mode is 'shared' and split is {method.split!r}: it has one path, use personal")
+        raise BadInput(f"mode is 'shared' and split is {method.split!r}: it has one path, use auto or personal")

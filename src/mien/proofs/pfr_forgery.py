@@ -230,7 +230,7 @@ def _values(models: list[PFRForgery], data: Data) -> Values:
     found["accuracy, mean of the clients"] = float(np.mean(accuracy))
     strangers = []
     for model in models:
-        model.mode = "shared" if model.split == "fedpr" else "personal"
+        model.mode = "shared" if model.split == "fedpr" else "auto"
         scored = score(model, data.unknown)
         strangers.append(auc(scored.label, scored.score))
     return found | {"AUC, unknown kind, shared path or mean of the models": float(np.mean(strangers))}

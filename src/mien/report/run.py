@@ -77,6 +77,7 @@ def run_page(folder: str | Path) -> Page:
         page.section("Curves")
         page.plot(lambda theme: training_curves(series, theme), alt=_in_words(series))
         _validation_table(page, lines)
+        _failure_table(page, lines)
     else:
         page.note("The run has not written any metrics yet.")
     page.section("What it was trained on")
@@ -151,6 +152,12 @@ def _validation_table(page: Page, lines: list[Line]) -> None:
         for line in validations
     ]
     page.table(["when", "step", *names], rows, caption="Validations, the last twenty at most")
+
+
+def _failure_table(page: Page, lines: list[Line]) -> None:
+    failures = [(str(line["phase"]), int(line["step"]), str(line["failure"])) for line in lines if line.get("failure")]
+    if failures:
+        page.table(["who", "step", "why"], failures, caption="Clients that were left out of their round")
 
 
 def _in_words(series: Series) -> str:

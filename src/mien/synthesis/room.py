@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mien import catalog
 from mien.answering import Item, batches_of, items_of, load_ahead, load_image
 from mien.data.folders import fingerprints
 from mien.data.images import resize_tensor, save_png
@@ -49,15 +46,6 @@ SMALL_OF: dict[str, dict[str, Any]] = {
 }
 
 
-def _named_defaults(name: str) -> dict[str, Any]:
-    """The dataclasses among a method's defaults, field by field, so that who changes one field keeps the others."""
-    parameters = inspect.signature(catalog.resolve(name).__init__).parameters
-    defaults = {key: parameter.default for key, parameter in parameters.items()}
-    return {
-        key: asdict(value) for key, value in defaults.items() if is_dataclass(value) and not isinstance(value, type)
-    }
-
-
 class OpenedPairs(Fixed):
     """Training and validation pairs, with the manifest of what is seen."""
 
@@ -79,10 +67,9 @@ class Synthesis(Room):
 
     def preset(self, name: str, preset: PresetName) -> Preset:
         """The paper's; or a generator of a million weights for pictures of 64 pixels, for a laptop."""
-        paper = _named_defaults(name)
         if preset == "paper":
-            return Preset(paper, {"batch_size": 1}, epochs=200)
-        return Preset(merged(merged(paper, SMALL), SMALL_OF.get(name, {})), {"batch_size": 8}, epochs=30)
+            return Preset({}, {"batch_size": 1}, epochs=200)
+        return Preset(merged(SMALL, SMALL_OF.get(name, {})), {"batch_size": 8}, epochs=30)
 
     # --- data -------------------------------------------------------------------------------------------------
     def data_config(self, name: str, source: str, options: DataOptions) -> dict[str, Any]:
