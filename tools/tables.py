@@ -61,7 +61,9 @@ def proof_table(results: Iterable[Mapping[str, Any]]) -> str:
         low, high = result["interval"]
         values = [_signed(value) for value in (result["difference"], low, high)]
         difference = f"{result['metric']} {values[0]} [{values[1]}, {values[2]}], {len(result['seeds'])} seeds"
-        rows.append((f"`{result['name']}`", result["data"], result["claim"], difference, f"**{result['verdict']}**"))
+        told = [kind["kind"] for kind in (result.get("data_check") or {}).get("kinds", ()) if kind["confounded"]]
+        data = result["data"] + (f"; 12-pixel thumbnails tell {', '.join(told)} apart" if told else "")
+        rows.append((f"`{result['name']}`", data, result["claim"], difference, f"**{result['verdict']}**"))
     return _table(("method", "data", "claim", "difference (95 %)", "verdict"), rows)
 
 

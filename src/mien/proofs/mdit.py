@@ -34,7 +34,7 @@ from mien.supervision.noise import Noise, one_hot
 from mien.supervision.transition import transition_error
 
 RATE, IMAGES, BATCH, SIZE = 0.3, 1500, 128, 16
-WARM, EPOCHS, EVERY = 10, 25, 5
+WARM, EPOCHS, EVERY = 10, 30, 5
 """Epochs of the warm-up, of the joint stage, and until the confident images are found anew."""
 LEFT_OUT: Mapping[str, tuple[str, ...]] = {"fer2013": ("disgust",)}
 """Classes that are not used, by the name of the file or folder: that copy multiplied 'disgust' by augmentation."""
@@ -47,6 +47,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     MDIT_: {},
     PLAIN: {"weight": 0.0},
     "lambda = 0.1": {"weight": 0.1},
+    "lambda = 0.5": {"weight": 0.5},
     "lambda = 1": {"weight": 1.0},
     INTRA: {"graphs": "intra"},
     RANDOM: {"graphs": "intra", "edges": "random"},
@@ -201,7 +202,7 @@ def _baseline(kind: type[NoisyLabelClassifier], **config: Any) -> Callable[[Seed
 
 
 def _mdit(extraction: Extraction, **changes: Any) -> Callable[[Seed], Values]:
-    transition = Recipe(kind="sgd", lr=0.025, momentum=0.0, weight_decay=0.0)
+    transition = Recipe(kind="adam", lr=0.005, weight_decay=0.0)
     config = {"extraction": extraction, "manifold": Manifold(**changes), "transition_optimizer": transition}
     return lambda seed: _values(seed, _trained(seed, Traced, **config))
 
@@ -245,12 +246,14 @@ PROOF = Proof(
         "confident images over all": (MDIT_, ALL),
     },
     controls={LOT: (0.0, 0.25)},
-    seeds=5,
+    seeds=10,
     notes=(
         "lambda, k, sigma and the share of confident images are the paper's; none was chosen on any data",
+        "T is trained with the paper's Adam of F-MNIST: in so few updates SGD leaves it where it starts, and all terms of "
+        "T would be compared at one T (seen on digits, seeds 100 and 101)",
         "'error of T, epoch N' is noted when the confident images are found, before that epoch of the joint stage; "
         "cross-entropy has no T: its 'error of T' is that of the identity",
-        "every variant makes the updates of 35 epochs at most, and shows its last epoch; the paper makes 60 with a "
+        "every variant makes the updates of 40 epochs at most, and shows its last epoch; the paper makes 60 with a "
         "ResNet-34 on 50,000 images. A network of 47 k weights can hardly memorise wrong labels",
         "'dense form' is the released code's term, of posteriors and predicted classes",
     ),

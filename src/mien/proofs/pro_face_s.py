@@ -49,17 +49,42 @@ METRIC = "PSNR against the original, dB"
 
 @dataclass
 class Faces:
-    """The data of a seed: portraits to train on; gallery and queries (N, 3, 32, 32) in [0, 1] of other persons."""
+    """The data of a seed: portraits to train on; gallery and queries (N, 3, 32, 32) in [0, 1] of other persons; and
+    photographs of the same form that have nothing to do with faces.
+    """
 
     train: Portraits
     gallery: Tensor
     known: list[int]
     queries: Tensor
     person: list[int]
+    photographs: Tensor
+
+
+def _of_people(data: str) -> bool:
+    """Whether a folder holds a folder per person; one with loose pictures has the unseen photographs alone."""
+    return data != EMBEDDED and read(data).known
 
 
 def _people(data: str) -> People:
-    return generated_people(range(GENERATED[0]), GENERATED[1], "") if data == EMBEDDED else read(data, "people")
+    return read(data, "people") if _of_people(data) else generated_people(range(GENERATED[0]), GENERATED[1], "")
+
+
+def _photographs(data: str) -> Tensor:
+    """The middle squares of the pictures of a folder; or squares of 96 pixels of the two that scikit-learn ships."""
+    if data != EMBEDDED and not _of_people(data):
+        found = Portraits(read(data, "photos"), SIZE)
+        return torch.stack([found[i].image for i in range(len(found))])
+    from sklearn.datasets import load_sample_images
+
+    pictures = [torch.from_numpy(np.array(p)).permute(2, 0, 1).float() / 255 for p in load_sample_images().images]
+    squares = [
+        p[:, y : y + 96, x : x + 96]
+        for p in pictures
+        for y in range(0, p.shape[1] - 95, 96)
+        for x in range(0, p.shape[2] - 95, 96)
+    ]
+    return resize_tensor(torch.stack(squares), SIZE)
 
 
 def make_data(data: str, seed: int) -> Faces:
@@ -82,13 +107,15 @@ def make_data(data: str, seed: int) -> Faces:
         [person[i] for i in gallery],
         images[queries],
         [person[i] for i in queries],
+        _photographs(data),
     )
 
 
 def about(data: str) -> str:
     """One line on the data."""
-    if data == EMBEDDED:
-        return f"generated faces: {GENERATED[0]} people, {GENERATED[1]} faces each, 32 x 32 pixels"
+    if not _of_people(data):
+        faces = f"generated faces: {GENERATED[0]} people, {GENERATED[1]} faces each, 32 x 32 pixels"
+        return faces if data == EMBEDDED else f"{faces}; {read(data, 'photos').description} that are no faces"
     found = _people(data)
     return f"real faces: {len(set(found.people))} people, {len(found)} photographs, 32 x 32 pixels"
 
@@ -226,23 +253,9 @@ def _shown(seed: Seed) -> Values:
     return _values(seed, protected, **{"originals matched to their owner": original})
 
 
-def _photographs() -> Tensor:
-    """Unseen photographs: squares of 96 pixels of the two that scikit-learn ships, (48, 3, 32, 32) in [0, 1]."""
-    from sklearn.datasets import load_sample_images
-
-    pictures = [torch.from_numpy(np.array(p)).permute(2, 0, 1).float() / 255 for p in load_sample_images().images]
-    squares = [
-        p[:, y : y + 96, x : x + 96]
-        for p in pictures
-        for y in range(0, p.shape[1] - 95, 96)
-        for x in range(0, p.shape[2] - 95, 96)
-    ]
-    return resize_tensor(torch.stack(squares), SIZE)
-
-
 def _right_and_photographs(seed: Seed) -> Values:
     """The right key on faces, and on photographs that have nothing to do with them."""
-    model, image = _trained(seed), _photographs()
+    model, image = _trained(seed), seed.data.photographs
     bits = keys_for(len(image), (SIZE, SIZE), PASSPHRASE)
     with torch.no_grad():
         protected = model.protect(PIXELS(image, "pixelate") * 2 - 1, image * 2 - 1, bits)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mien.data import forge_ops as ops
-from mien.data.draws import Seeds, between, item_seeds, normals
+from mien.data.draws import Seeds, between, item_seeds, normals, uniforms
 from mien.data.forge import face_mask
 from mien.data.forge_pairs import Perturbation, common_perturbation
 
@@ -75,7 +75,17 @@ def regenerated(faces: Tensor, generator: str, seed: int, points: Tensor | None 
         points: Five landmarks of each in pixels, (N, 5, 2); None for those of an aligned crop.
     """
     seeds = item_seeds(seed, np.arange(len(faces)), generator)
-    return ops.blend(faces, GENERATORS[generator](faces, seeds), face_mask(faces, seeds, points))
+    made = _turned(GENERATORS[generator](_turned(faces, seeds), seeds), seeds)
+    return ops.blend(faces, made, face_mask(faces, seeds, points))
+
+
+def _turned(images: Tensor, seeds: Seeds) -> Tensor:
+    """Half of the images mirrored, and half upside down: a generator that moves a face by half a pixel, as two of them
+    do, then moves it either way, or thumbnails would show it.
+    """
+    turn = torch.from_numpy(uniforms(seeds, "turned", 2) < 0.5)[:, :, None, None, None]
+    images = torch.where(turn[:, 0], images.flip(-1), images)
+    return torch.where(turn[:, 1], images.flip(-2), images)
 
 
 def encoded(images: Tensor, seed: int, quality: tuple[int, int]) -> Tensor:
