@@ -28,7 +28,7 @@ from mien.forensics.scoring import by_kind, score
 from mien.metrics.binary import auc
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
-from mien.proofs.base import Proof, Seed, Values
+from mien.proofs.base import Proof, Seed, Values, shuffled
 
 SEEN, UNSEEN = ("self-blend", "re-synthesis"), ("swap", "region-edit")
 SIZE, STEPS, BATCH, FRAMES = 64, 240, 32, 6
@@ -82,17 +82,6 @@ def check(data: str) -> Any:
     faces, people = _load(data)
     made = ForgedFrames(faces, people, SIZE)
     return confound_report(made.image, made.kinds, made.groups).to_json()
-
-
-class Shuffled(PlainDetector):
-    """The control that must fail: a plain detector whose labels are drawn by lot."""
-
-    name = "shuffled-control"
-
-    def losses(self, batch: Any) -> Any:
-        """Cross-entropy against shuffled labels."""
-        batch.label = batch.label[torch.randperm(len(batch.label))]
-        return super().losses(batch)
 
 
 def _trained(seed: Seed, kind: type[NetworkDetector], **config: Any) -> Detector:
@@ -155,7 +144,7 @@ PROOF = Proof(
         "MFR r=1 (low-pass)": lambda seed: _values(seed, _masked(1.0)(seed)),
         "MFR r=0.1 + steps without attention": _adapted(0.0),
         "MFR r=0.1 + FAC": _adapted(1.0),
-        "shuffled labels": lambda seed: _values(seed, _trained(seed, Shuffled)),
+        "shuffled labels": lambda seed: _values(seed, _trained(seed, shuffled(PlainDetector))),
     },
     primary="MFR r=0.1 + FAC",
     baseline="plain",

@@ -6,13 +6,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mien.errors import BadInput
 from mien.files import whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from mien.engine import Method
+
+M = TypeVar("M", bound="Method")
 
 Values = dict[str, float]
 """Metric name -> value; one variant may report several, the proof's own metric among them."""
@@ -111,3 +115,18 @@ class Proof:
         for name in pairs:
             if name not in self.variants:
                 raise BadInput(f"proof {self.name!r} names the variant {name!r}: there are {', '.join(self.variants)}")
+
+
+def shuffled(kind: type[M]) -> type[M]:
+    """The control that must fail: `kind` trained on labels that are drawn by lot within every batch."""
+    import torch
+
+    class Shuffled(kind):  # type: ignore[valid-type, misc]
+        name = "shuffled-control"
+
+        def losses(self, batch: Any) -> Any:
+            """As always, against shuffled labels."""
+            batch.label = batch.label[torch.randperm(len(batch.label))]
+            return super().losses(batch)
+
+    return Shuffled

@@ -37,7 +37,7 @@ from mien.job import EMBEDDED
 from mien.metrics.binary import auc
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
-from mien.proofs.base import Proof, Seed, Values
+from mien.proofs.base import Proof, Seed, Values, shuffled
 from mien.proofs.resynthesis import near_infrared
 
 SPACE, TIME = "forged in space", "forged in time"
@@ -157,17 +157,6 @@ class FourLayers(nn.Module):
         return self.features(image).mean(dim=(2, 3))
 
 
-class Shuffled(FCANDCT):
-    """The control that must fail: labels are drawn by lot."""
-
-    name = "shuffled-control"
-
-    def losses(self, batch: Any) -> Any:
-        """The losses against shuffled labels."""
-        batch.label = batch.label[torch.randperm(len(batch.label))]
-        return super().losses(batch)
-
-
 def _trained(seed: Seed, train: ClipSet, kind: type[FCANDCT] = FCANDCT, **config: Any) -> FCANDCT:
     with kept_generators():
         seed_all(stable_seed(seed.number, "weights"))
@@ -282,7 +271,7 @@ PROOF = Proof(
         "one frame": _variant(first_frames),
         f"{MOMENTS}, near-infrared": _variant(infrared, cfe=False, temporal="moments"),
         f"{BOTH}, near-infrared": _variant(infrared),
-        "shuffled labels": _variant(kind=Shuffled),
+        "shuffled labels": _variant(kind=shuffled(FCANDCT)),
     },
     primary=BOTH,
     baseline=MOMENTS,

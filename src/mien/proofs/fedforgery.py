@@ -39,7 +39,7 @@ from mien.forensics.scoring import Scored, score
 from mien.metrics.binary import auc
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
-from mien.proofs.base import Proof, Seed, Values
+from mien.proofs.base import Proof, Seed, Values, shuffled
 
 SHARED_KINDS = ("self-blend", "swap", "re-synthesis")
 KINDS = (*SHARED_KINDS, "grid", "patch-blur")
@@ -173,18 +173,6 @@ def check(data: str) -> Any:
 
 
 # --- variants ------------------------------------------------------------------------------------------------
-class Shuffled(FedForgery):
-    """The control that must fail: plain federated averaging on labels drawn by lot."""
-
-    name = "shuffled-control"
-
-    def losses(self, batch: Faces) -> Any:
-        """As always, against shuffled labels."""
-        assert isinstance(batch.label, Tensor)
-        batch.label = batch.label[torch.randperm(len(batch.label))]
-        return super().losses(batch)
-
-
 def _method(seed: Seed, extractor: Extractor, kind: type[FedForgery] = FedForgery) -> FedForgery:
     """All start from the same classifier."""
     recipe = Recipe("sgd", lr=RATE, momentum=0.5, weight_decay=0.0)
@@ -283,7 +271,7 @@ PROOF = Proof(
         "local only, residual": local("vq"),
         "centralised, plain": central("none"),
         "centralised, residual": central("vq"),
-        "shuffled labels": federated("none", Shuffled),
+        "shuffled labels": federated("none", shuffled(FedForgery)),
     },
     primary="FedAvg, residual",
     baseline="FedAvg, plain",

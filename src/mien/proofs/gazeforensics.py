@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mien.engine import Settings, Single, Stages, fit
@@ -25,7 +24,7 @@ from mien.job import EMBEDDED
 from mien.metrics.binary import auc
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
-from mien.proofs.base import Proof, Seed, Values
+from mien.proofs.base import Proof, Seed, Values, shuffled
 from mien.proofs.fcan_dct import ClipSet
 from mien.proofs.gaze_clips import SIZE, gaze_clips, gaze_pictures
 
@@ -87,17 +86,6 @@ class EyeNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Features (B, 32) of images (B, 3, 48, 48)."""
         return self.features(image).mean(dim=(2, 3))
-
-
-class Shuffled(GazeForensics):
-    """The control that must fail: labels are drawn by lot."""
-
-    name = "shuffled-control"
-
-    def losses(self, batch: Any) -> Any:
-        """The losses against shuffled labels."""
-        batch.label = batch.label[torch.randperm(len(batch.label))]
-        return super().losses(batch)
 
 
 def _method(seed: Seed, kind: type[GazeForensics] = GazeForensics, **config: Any) -> GazeForensics:
@@ -165,7 +153,7 @@ PROOF = Proof(
         "unguided, from random weights": _variant(guidance=0.0, start_from_teacher=False),
         "guided, no leaky part": _variant(leaky=0),
         GUIDED: _variant(),
-        "shuffled labels": _variant(Shuffled),
+        "shuffled labels": _variant(shuffled(GazeForensics)),
     },
     primary=GUIDED,
     baseline=UNGUIDED,

@@ -36,7 +36,7 @@ from mien.forensics.parts.hfc_streams import HeadSize
 from mien.metrics.binary import auc
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
-from mien.proofs.base import Proof, Seed, Values
+from mien.proofs.base import Proof, Seed, Values, shuffled
 from mien.proofs.resynthesis import GENERATORS, encoded, few_of_each, near_infrared, regenerated
 
 SIZE, PATCH, BATCH, EPOCHS, DESCRIPTOR_EPOCHS = 64, 28, 16, 2, 4
@@ -156,18 +156,6 @@ def check(data: str) -> Any:
 
 
 # --- variants ------------------------------------------------------------------------------------------------
-class Shuffled(HFCMFFD):
-    """The control that must fail: labels drawn by lot."""
-
-    name = "shuffled-control"
-
-    def losses(self, batch: Faces) -> Any:
-        """As always, against shuffled labels."""
-        assert isinstance(batch.label, Tensor)
-        batch.label = batch.label[torch.randperm(len(batch.label))]
-        return super().losses(batch)
-
-
 def _method(seed: Seed, kind: type[HFCMFFD] = HFCMFFD, **config: Any) -> HFCMFFD:
     """All start from the same weights."""
     with kept_generators():
@@ -282,9 +270,9 @@ def infrared(seed: Seed) -> Values:
     return _first_level(seed, method, infrared=True)
 
 
-def shuffled(seed: Seed) -> Values:
+def by_lot(seed: Seed) -> Values:
     """The first level, on labels drawn by lot."""
-    method = _method(seed, Shuffled, streams=("image",), balance="weights")
+    method = _method(seed, shuffled(HFCMFFD), streams=("image",), balance="weights")
     _fit(seed, method, 1, _train_data(seed))
     return _first_level(seed, method)
 
@@ -345,7 +333,7 @@ PROOF = Proof(
         "descriptors alone": alone("descriptor"),
         "mean of patches": without_attention,
         "near-infrared": infrared,
-        "shuffled labels": shuffled,
+        "shuffled labels": by_lot,
     },
     primary="hierarchical, balanced",
     baseline="flat, balanced",

@@ -249,7 +249,7 @@ PROOF = Proof(
     seeds=10,
     notes=(
         "lambda, k, sigma and the share of confident images are the paper's; none was chosen on any data",
-        "T is trained with the paper's Adam of F-MNIST: in so few updates SGD leaves it where it starts, and all terms of "
+        "T is trained with the paper's Adam of F-MNIST: in so few updates SGD leaves it at its start, and all terms of "
         "T would be compared at one T (seen on digits, seeds 100 and 101)",
         "'error of T, epoch N' is noted when the confident images are found, before that epoch of the joint stage; "
         "cross-entropy has no T: its 'error of T' is that of the identity",

@@ -36,7 +36,7 @@ from mien.forensics.scoring import score
 from mien.metrics.binary import auc
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
-from mien.proofs.base import Proof, Seed, Values
+from mien.proofs.base import Proof, Seed, Values, shuffled
 from mien.proofs.resynthesis import encoded, few_of_each, regenerated
 
 KINDS, UNKNOWN = ("self-blend", "swap", "re-synthesis", "nearest"), "region-edit"
@@ -154,18 +154,6 @@ def check(data: str) -> Any:
 
 
 # --- variants ------------------------------------------------------------------------------------------------
-class Shuffled(PFRForgery):
-    """The control that must fail: labels drawn by lot."""
-
-    name = "shuffled-control"
-
-    def losses(self, batch: Faces) -> Any:
-        """As always, against shuffled labels."""
-        assert isinstance(batch.label, Tensor)
-        batch.label = batch.label[torch.randperm(len(batch.label))]
-        return super().losses(batch)
-
-
 def _method(seed: Seed, kind: type[PFRForgery] = PFRForgery, **config: Any) -> PFRForgery:
     """All start from the same weights."""
     with kept_generators():
@@ -249,7 +237,7 @@ PROOF = Proof(
         "FedPR without adversary": federated(adversary="none"),
         "FedPR, matching": federated(adversary="match"),
         "local only": local,
-        "shuffled labels": federated(Shuffled, split="fedavg"),
+        "shuffled labels": federated(shuffled(PFRForgery), split="fedavg"),
     },
     primary="FedPR",
     baseline="FedAvg",
