@@ -114,7 +114,7 @@ def main() -> None:
                 runs["dense"] = lambda array=array: dense(array)
             if threads == options.threads[0]:
                 equal[str(count)] = labels_agree(points, array)
-            table = measure(runs, over="sparse", warm_up=0, memory=False)
+            table = measure(runs, over="sparse", warm_up=0, memory=False)  # comparing the labels has run both
             timing[f"{threads} threads, N = {count}"] = table
             ours = table["contenders"]["sparse"]
             print(f"N = {count}, {threads} threads: {ours['wall_ms']['median'] / 1e3:.2f} s", flush=True)

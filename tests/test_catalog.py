@@ -79,6 +79,32 @@ def test_available_means_that_it_can_be_imported():
         assert room(entry.name).family == entry.family
 
 
+def test_rooms_say_how_to_get_data_that_do_not_exist(tmp_path):
+    """Fails when a room says it of a kind that it does not have, or a published set that it reads is forgotten."""
+    rooms = {entry.family: room(entry.name) for entry in list_methods(available=True)}
+    for found in rooms.values():
+        assert set(found.how_to_get) <= set(found.kinds)
+        for kind in found.kinds:
+            with pytest.raises(BadInput, match=r"absent does not exist: \w+") as error:
+                found.check_source(tmp_path / "absent", kind)
+            assert "\n" not in str(error.value)
+            assert str(error.value).endswith(
+                found.how_to_get.get(kind, "give a folder, or 'embedded' for generated samples")
+            )
+        found.check_source(tmp_path, "auto")
+    published = {
+        "reid": "market1501 dukemtmc-reid personx msmt17 veri776",
+        "faces": "rafdb fer2013 ckplus affectnet",
+        "restoration": "div2k realsr",
+        "synthesis": "sen12",
+        "robustness": "cifar",
+        "supervision": "cifar",
+        "adaptation": "cifar cub domainnet imagenet-r imagenet-a",
+    }
+    for family, kinds in published.items():
+        assert set(kinds.split()) <= set(rooms[family].how_to_get), family
+
+
 def test_baselines_are_counted_only_when_asked_for():
     names = [entry.name for entry in list_methods(available=True)]
     assert "acmf" in names

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/add-a-method.md is run as it stands: its files become an installed package, and its lines use it."""
+"""docs/add-a-method.md is run as it stands: its files become an installed package, and its lines use it.
+
+Of docs/guide.md the Python is run, and every option of its command lines is one that there is.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 PAGE = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```python file=(\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
 LINES = re.findall(r"```python run\n(.*?)```", PAGE, re.DOTALL)
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 
 
 class Numbers(Dataset):
@@ -141,8 +145,7 @@ def _resolve(dotted):
 
 def test_the_guide_names_every_layout_of_every_family():
     """Fails when a room reads a layout that the guide does not name, or the guide names one that it does not read."""
-    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
-    rows = text.partition("<!-- layouts -->")[2].partition("<!-- /layouts -->")[0].strip().splitlines()[2:]
+    rows = GUIDE.partition("<!-- layouts -->")[2].partition("<!-- /layouts -->")[0].strip().splitlines()[2:]
     told: dict[str, set[str]] = {}
     families: list[str] = []
     for row in rows:
@@ -155,7 +158,33 @@ def test_the_guide_names_every_layout_of_every_family():
 
 
 def test_the_guide_names_verbs_that_there_are():
-    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
-    verbs = set(re.findall(r"\bmien ([a-z]+) ", text)) - {"info", "list"}
+    verbs = set(re.findall(r"\bmien ([a-z]+) ", GUIDE)) - {"info", "list"}
     assert verbs <= {verb.name for verb in catalog.VERBS}, verbs
     assert {"train", "evaluate", "predict"} <= verbs
+
+
+def test_the_python_of_the_guide_runs():
+    (lines,) = re.findall(r"```python run\n(.*?)```", GUIDE, re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(lines, {})
+    assert "square" in printed.getvalue()
+
+
+def test_the_options_of_the_guides_commands_are_there(capsys):
+    """Fails when an option of a command line in the guide is renamed, or a method has no such argument."""
+
+    def options(text):
+        return {word.replace("-", "_") for word in re.findall(r"--([a-z][\w.-]*)", text)}
+
+    wanted: dict[tuple[str, ...], set[str]] = {}
+    for line in re.findall(r"^mien (.+)", GUIDE.replace("\\\n", " "), re.MULTILINE):
+        verb, method, *_ = line.split()
+        parser = (verb, method) if verb == "train" else (verb,)
+        wanted.setdefault(parser, set()).update(options(line.partition("#")[0]))
+    assert {"saat", "loda", "cshnet", "ncplr", "fedforgery", "predict"} <= {parser[-1] for parser in wanted}
+    for parser, named in wanted.items():
+        with contextlib.suppress(SystemExit):
+            main([*parser, "--help"])
+        known = options(capsys.readouterr().out)
+        assert named <= known, (parser, named - known)

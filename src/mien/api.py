@@ -258,7 +258,9 @@ def open_trial(
         room = catalog.room(opened.method.name)
         room.check_kind(kind)
         options = DataOptions(kind, crop, seed=how.seed, strict=strict)  # type: ignore[arg-type]
-        source = _existing(data)
+        source = str(data)
+        if source != EMBEDDED:
+            room.check_source(source, kind)
         test = room.open_test(source, opened.method, options)
     else:
         source = type(data).__name__
@@ -334,14 +336,6 @@ def _each_under(context: Callable[[], AbstractContextManager[Any]], rows: Iterat
 
 def _using(given: Mapping[str, Any], opened: Opened, crop: str) -> Using:
     return build(Using, {**given, "device": str(opened.device), "crop": crop}, "using")
-
-
-def _existing(source: str | Path) -> str:
-    if str(source) == EMBEDDED:
-        return EMBEDDED
-    if not Path(source).exists():
-        raise BadInput(f"{source} does not exist")
-    return str(source)
 
 
 def _folder(out: str | Path | None) -> Path | None:

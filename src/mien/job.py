@@ -77,8 +77,8 @@ class Job:
         """The data for `method`."""
         room = catalog.room(self.method)
         room.check_kind(self.options.kind)
-        if self.data != EMBEDDED and not Path(self.data).exists():
-            raise BadInput(f"{self.data} does not exist: give a folder, or {EMBEDDED!r} for generated samples")
+        if self.data != EMBEDDED:
+            room.check_source(self.data, self.options.kind)
         return room.open_data(self.data, method, self.options)
 
     def schedule(self, method: Method, data: TrainingData) -> Schedule:

@@ -10,7 +10,7 @@ Nothing heavy is imported here: a family imports what it needs in its own file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -172,6 +172,9 @@ class Room:
     kinds: ClassVar[tuple[str, ...]] = ("auto",)
     """Values of `DataOptions.kind` that `open_data` and `open_test` know."""
 
+    how_to_get: ClassVar[Mapping[str, str]] = {}
+    """Kind -> what to download, and how it must lie: what is said where there are no data."""
+
     takes_features: ClassVar[bool] = False
     """Whether `evaluate` knows what to do with `Using.features`."""
 
@@ -284,6 +287,12 @@ class Room:
         """Raise `BadInput` with the nearest name when `kind` is not one of the room's."""
         if kind not in self.kinds:
             raise unknown_name("kind of data", kind, self.kinds)
+
+    def check_source(self, source: str | Path, kind: str) -> None:
+        """Raise `BadInput` for data that do not exist; says how to get those of this kind."""
+        if not Path(source).exists():
+            how = self.how_to_get.get(kind, "give a folder, or 'embedded' for generated samples")
+            raise BadInput(f"{source} does not exist: {how}")
 
 
 @dataclass(frozen=True)

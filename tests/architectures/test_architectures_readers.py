@@ -128,6 +128,9 @@ def test_nnlqp_reads_families_parts_batch_and_latency(tmp_path):
     assert (list(table.families), list(table.parts)) == (["ResNet", "VGG"], ["train", "test"])
     assert table.graphs.static[:, 0].tolist() == [4.0, 1.0]
     assert look(str(tmp_path)) == ("onnx", "latency")
+    (tmp_path / "gt_stage.txt").write_text("1 a.onnx 4 12.5 ResNet 0 train\n2 b.onnx one 3.25 VGG 0 test\n")
+    with pytest.raises(BadInput, match="line 2: batch is 'one': it must be a number"):
+        read(str(tmp_path))
     (tmp_path / "b.onnx").unlink()
     with pytest.raises(BadInput, match=r"1 of the 2 ONNX files .*the first: b.onnx"):
         read(str(tmp_path))

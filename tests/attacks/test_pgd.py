@@ -132,6 +132,27 @@ def test_passes_average_over_a_model_that_draws():
     assert torch.allclose(found, plain)
 
 
+def test_kl_is_measured_from_the_mean_answer_of_a_model_that_draws():
+    class Alternating(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.models, self.asked = nn.ModuleList(slow.tiny_model(seed) for seed in (0, 1)), 0
+
+        def forward(self, x):
+            self.asked += 1
+            return self.models[self.asked % 2](x)
+
+    attack = PGD(0.1, 3, 0.03, loss="kl", keep="last", passes=2)
+    first, second = (slow.tiny_model(seed)(IMAGE).softmax(1) for seed in (1, 0))
+    start = starts(0.1, "linf")
+    found, mean, one = (
+        attack(Alternating(), IMAGE, LABEL, start=start, against=against)
+        for against in (None, ((first + second) / 2).log(), first.log())
+    )
+    assert torch.equal(found, mean)
+    assert not torch.equal(found, one)
+
+
 # --- budgets --------------------------------------------------------------------------------------------------
 ATTACKS = [
     lambda eps, norm: PGD(eps, 3, norm=norm),
@@ -274,6 +295,7 @@ def test_an_empty_batch_and_functions_that_are_no_modules():
         (lambda: APGD(loss="kl"), "loss is 'kl'"),
         (lambda: APGD(targets=0), "targets is 0"),
         (lambda: Square(queries=0), "queries is 0"),
+        (lambda: Square(passes=0), "passes is 0"),
         (lambda: Square(share=0), "share is 0"),
         (lambda: PGD(mode="x")(slow.tiny_model(), IMAGE, LABEL), "mode is 'x'"),
         (lambda: PGD()(slow.tiny_model(), IMAGE * 255, LABEL), r"outside \[0, 1\]"),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import slow_attacks as slow
-from mien.attacks import APGD, PGD, Square, robustness_curve, standard_suite, worst_case
+from mien.attacks import APGD, PGD, Square, limits, robustness_curve, standard_suite, worst_case
 from mien.attacks.ball import drawn
 from mien.attacks.objectives import OBJECTIVES
 from mien.errors import BadInput
@@ -115,6 +115,26 @@ def test_square_asks_no_more_than_it_may_and_only_about_robust_images():
     assert seen == sorted(seen, reverse=True)
 
 
+class WrongEveryThirdTime(nn.Module):
+    """Of three answers the first is wrong for every image, and the mean of the three is right."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, x):
+        self.asked += 1
+        given = (LABEL[: len(x)] + (self.asked % 3 == 1)) % 5
+        return 10 * nn.functional.one_hot(given, 5).to(x) + 0 * x.mean()
+
+
+def test_square_judges_a_model_that_draws_by_the_mean_of_its_answers():
+    for passes, asked in ((1, 1), (3, 12)):
+        model = WrongEveryThirdTime()
+        Square(0.1, 4, passes=passes)(model, IMAGE, LABEL)
+        assert model.asked == asked, "it ends where every image is misclassified, else after four queries"
+
+
 # --- the suite ------------------------------------------------------------------------------------------------
 def test_the_worst_case_counts_an_image_as_robust_only_if_all_attacks_failed():
     model = slow.tiny_model()
@@ -153,6 +173,12 @@ def test_the_standard_suite_fits_the_number_of_classes_and_the_norm():
         assert list(suite) == ["apgd-ce", "apgd-margin", "square"]
         found = worst_case(slow.tiny_model(classes=classes), IMAGE, LABEL % classes, suite)
         assert found.image.shape == IMAGE.shape
+
+
+def test_a_suite_says_what_it_does_not_show():
+    assert "a model that masks its gradients is not found out" in limits(standard_suite(0.5, 10, norm="l2"))
+    assert "a model that masks its gradients is not found out" in limits(standard_suite(0.1, 10, passes=5))
+    assert "square alone needs no gradients" in limits(standard_suite(0.1, 10))
 
 
 def test_masked_gradients_are_found_out_by_the_suite():
@@ -208,6 +234,13 @@ def test_the_first_budget_of_a_curve_is_the_attack_itself():
     attack = PGD(0.02, 6, start="natural")
     curve = robustness_curve(model, IMAGE, LABEL, {0.02: attack})
     assert torch.equal(curve[1], right(model, IMAGE) & right(model, attack(model, IMAGE, LABEL)))
+
+
+def test_a_curve_of_a_model_that_draws_counts_means_of_answers():
+    attacks = {0.1: lambda model, image, label, **_: image}
+    once, thrice = (robustness_curve(WrongEveryThirdTime(), IMAGE, LABEL, attacks, passes=passes) for passes in (1, 3))
+    assert not once.any()
+    assert thrice.all()
 
 
 def test_budgets_must_rise():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from mien.errors import BadInput
 from mien.faces.ada_cm import AdaCM, Margin, adaptive_margin, contrast, mean_confidence, partition, rounds
 from mien.faces.data import FaceViews, Labels, with_persons
 from mien.faces.expression import UnitHead
+from mien.job import plan
 from mien.nn.network import Network
 
 NAMES = ("calm", "glad", "sad")
@@ -351,6 +353,46 @@ def test_train_evaluate_predict(persons, tmp_path):
     assert "2 persons" in result["notes"][-1]
     (row,) = list(api.predict(out, torch.rand(3, 30, 30)))
     assert row.values["class"] in NAMES
+
+
+def test_the_papers_preset_takes_data_that_are_too_small_for_its_labels(persons, tmp_path):
+    """72 faces of training persons, a tenth of the persons held out: 21 of each class, of which 10 keep their label."""
+    job = plan("ada-cm", persons, config={"network": {"name": "tiny_blocks", "normalise": "none"}, "image_size": 16})
+    method = job.create()
+    with pytest.warns(UserWarning, match="10 faces of each keep their label, half of the smallest class"):
+        data = job.open_data(method)
+    assert method.labels == Labels(per_class=10, seed=0)
+    assert int((data.train(Phase()).label >= 0).sum()) == 30
+    asked = replace(job, config=job.config | {"labels": {"total": 4000}})
+    with pytest.raises(BadInput, match="625 of class 'calm' asked for"):
+        asked.open_data(asked.create())
+
+
+def array(classes, prefix="", names=None):
+    """Faces of `classes`, 30 of each: parts as in FER2013's arrays, or persons of 12 faces as in CK+'s."""
+    y = np.arange(30 * len(classes)) % len(classes)
+    x = (30 * y[:, None, None] + np.random.default_rng(len(prefix)).integers(0, 99, (len(y), 20, 20))).astype(np.uint8)
+    names = {} if names is None else {"name": np.array([f"{names}{i // 12:03d}_{i:03d}" for i in range(len(y))])}
+    return {"classes": np.array(classes), f"{prefix}x": x, f"{prefix}y": y, **names}
+
+
+def test_a_model_is_tested_on_another_set(tmp_path, capsys):
+    """Fails if the sets' words differ, if a class that one set lacks is refused, or if it is left out in silence."""
+    kinds = ["angry", "disgust", "happy", "sad"]
+    np.savez(tmp_path / "fer.npz", **(array(kinds, "train_") | array(kinds, "validation_")))
+    np.savez(tmp_path / "ck.npz", **array(["anger", "contempt", "happy", "sadness"], names="S"))
+    out = tmp_path / "run"
+    how = ["--method.leave_out", '["disgust"]', "--max-steps", "1"]
+    assert main([*arguments(tmp_path / "fer.npz", *how), "--out", str(out)]) == 0
+    result = api.evaluate(out, tmp_path / "ck.npz")
+    assert set(result["classes"]) == {"angry", "happy", "sad"}
+    assert len(result["items"]) == 18, "two of ten persons, without a quarter of their faces"
+    assert result["notes"][-1] == "6 of 24 faces were left out: the model does not know contempt"
+    own = api.evaluate(out, tmp_path / "fer.npz")
+    assert own["notes"][-1] == "30 of 120 faces were left out: the model does not know disgust"
+    np.savez(tmp_path / "other.npz", **array(["cat", "dog"], "test_"))
+    with pytest.raises(BadInput, match="faces of cat, dog: the model knows angry, happy, sad"):
+        api.evaluate(out, tmp_path / "other.npz")
 
 
 def test_persons_in_training_are_not_tested_on(persons, tmp_path, capsys):

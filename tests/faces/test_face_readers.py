@@ -10,10 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from mien.classification.data import ClassData
 from mien.errors import BadInput
 from mien.faces.data import Labels, few_labels
 from mien.faces.expression import RAFDB
 from mien.faces.readers import AFFECTNET, CKPLUS, FER2013, generated, layout_of, read, unlabelled
+
+WORDS = {"surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"}
+"""The seven classes of RAF-DB."""
 
 
 def save(path, value=0, size=(12, 12)):
@@ -94,7 +98,7 @@ def test_ckplus_gives_the_peak_frames_and_is_cut_by_person(tmp_path):
     assert set(test.persons) == {"S022"}
     assert len(train) == 15
     assert sorted(path.stem[-1] for path in train.images[:3]) == ["3", "4", "5"]
-    assert set(train.classes) == {"anger", "disgust", "surprise"} < set(CKPLUS)
+    assert set(train.classes) == {"angry", "disgust", "surprise"} < set(CKPLUS)
     found = {person: train.classes[label] for person, label in zip(train.persons, train.label.tolist(), strict=True)}
     assert found["S010"] == "disgust"
     (tmp_path / "Emotion" / "S005" / "001" / "S005_001_00000005_emotion.txt").write_text("joy")
@@ -131,11 +135,24 @@ def test_folders_and_generated_people(tmp_path):
     for part in ("Train", "Val"):
         for name in ("Angry", "Happy"):
             save(tmp_path / part / name / "0.png", 50)
-    assert read(str(tmp_path), "train").classes == ("Angry", "Happy")
+    assert read(str(tmp_path), "train").classes == ("angry", "happy")
     train, test = people("train"), people("test")
     assert not set(train.persons) & set(test.persons)
     assert torch.bincount(train.label).tolist() == [120] * 7
     assert generated("train").hashes()[:5] == train.hashes()[:5]
+
+
+def test_all_readers_use_the_same_words(tmp_path):
+    """Fails if a set's own word for an expression comes through: a model could not be tested on another set."""
+    assert set(RAFDB) == set(FER2013) == WORDS
+    assert set(CKPLUS) == set(AFFECTNET) == WORDS | {"contempt"}
+    assert set(people("train").classes) == WORDS
+    x, y = np.zeros((40, 8, 8), np.uint8), np.arange(40) % 4
+    names = [f"S{i // 4:03d}_{i % 4}" for i in range(40)]
+    np.savez(tmp_path / "ck.npz", x=x, y=y, name=names, classes=["anger", "Happiness", "sadness", "happy"])
+    data = read(str(tmp_path / "ck.npz"), "test")
+    assert data.classes == ("angry", "happy", "sad")
+    assert data.label.tolist() == [0, 1, 2, 1] * 2, "two words for happy are one class"
 
 
 def test_layouts_are_recognised_and_others_named(tmp_path, rafdb):
@@ -187,6 +204,22 @@ def test_the_papers_splits(total, others, fear):
     counts = Labels(total=total).counts(RAFDB)
     assert counts == [fear if name == "fear" else others for name in RAFDB]
     assert sum(counts) == total
+
+
+def test_auto_is_the_papers_split_where_the_data_have_it_and_else_half_of_the_smallest_class():
+    auto = Labels(total="auto", seed=3)
+
+    def data(*counts):
+        label = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        names = tuple(map(str, range(len(label))))
+        return ClassData(torch.zeros(len(label), 3, 1, 1), label, ("fear", "happy")[: len(counts)], names, "")
+
+    assert auto.fitted(data(250, 625)) == Labels(total=4000, seed=3)
+    assert auto.fitted(data(249, 9000)) == Labels(per_class=124, seed=3), "one fearful face too few"
+    assert auto.fitted(data(9000, 51)) == Labels(per_class=25, seed=3)
+    assert Labels(total="auto", per_class=9).fitted(data(9000, 51)) == Labels(per_class=9)
+    assert Labels(total=100).fitted(data(3, 4)) == Labels(total=100), "what the user asks for is not changed"
+    assert torch.bincount(auto.hidden(data(60, 51)) + 1).tolist() == [111 - 50, 25, 25]
 
 
 @pytest.mark.parametrize(

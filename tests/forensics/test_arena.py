@@ -4,23 +4,30 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
 import torch
 
 from mien.cli import main
-from mien.data.forge_pairs import KINDS
+from mien.data.forge_pairs import KINDS, PairedForgeries
 from mien.data.images import save_png
 from mien.data.people import render_faces, sample_people
+from mien.engine.run import commit
 from mien.errors import BadInput
+from mien.forensics import data as frames
 from mien.forensics.arena import data as arena_data
-from mien.forensics.arena.data import CLEAN, CONDITIONS, Perturbed, exam, material, training
-from mien.forensics.arena.entrants import HALVES, Entrant, Plan, entrants, pieces_of
+from mien.forensics.arena.data import CLEAN, CONDITIONS, Material, Perturbed, exam, material, training
+from mien.forensics.arena.entrants import HALVES, Entrant, Plan, by_group, entrants, pieces_of
 from mien.forensics.arena.page import SEEN, UNSEEN, columns, matrix, page
 from mien.forensics.arena.run import arena, methods_named
+from mien.forensics.clips import stills
+from mien.forensics.fedforgery import FedForgery
 from mien.forensics.plain import PlainDetector
+from mien.forensics.scoring import Scored
 from mien.nn.network import Network
 
 
@@ -132,23 +139,61 @@ def test_a_kind_is_seen_in_one_half_and_unseen_in_the_other(held):
     assert table.shape == (1, len(columns(result)))
     assert np.isfinite(table).all()
     runs = result["detectors"]["plain"]["runs"]
-    names = [(kind, state) for _, kind, perturbation, state in columns(result) if not perturbation]
-    for (kind, state), value in zip(names, table[0], strict=False):
-        run = next(r for r in runs if (kind in r["trained on"]) == (state == SEEN))
-        assert value == run[CLEAN]["auc"][kind]["value"]
-    assert {state for _, state in names} == {SEEN, UNSEEN}
+    for (_, kind, perturbation, state), value in zip(columns(result), table[0], strict=True):
+        some = [r for r in runs if not kind or (kind in r["trained on"]) == (state == SEEN)]
+        if kind:
+            assert value == some[0][CLEAN]["auc"][kind]["value"]
+            continue
+        condition = next(name for name in result["conditions"] if name.startswith(perturbation))
+        aucs = [
+            r[condition]["auc"][k]["value"]
+            for r in runs
+            for k in KINDS
+            if (k in r["trained on"]) == (state == SEEN) and k not in result["confound"]["marked"]
+        ]
+        assert value == pytest.approx(np.mean(aucs))
+    assert {(bool(kind), state) for _, kind, _, state in columns(result)} == {
+        (of_kind, state) for of_kind in (True, False) for state in (SEEN, UNSEEN)
+    }
 
 
 def test_marked_kinds_are_left_out_of_means(held):
     result = held[0]
     free = {**result, "confound": {**result["confound"], "marked": []}}
     some = {**result, "confound": {**result["confound"], "marked": ["swap", "region-edit", "self-blend"]}}
-    at = [perturbation for _, _, perturbation, _ in columns(result)].index("jpeg")
+
+    def jpeg(result):
+        return matrix(result)[0, [perturbation for _, _, perturbation, _ in columns(result)].index("jpeg")]
+
     runs = result["detectors"]["plain"]["runs"]
     only = next(r for r in runs if "re-synthesis" in r["trained on"])["jpeg 5"]["auc"]["re-synthesis"]["value"]
-    assert matrix(some)[0, at] == pytest.approx(only)
-    assert matrix(free)[0, at] != pytest.approx(only)
-    assert "re-synthesis" in page(some).html()
+    assert jpeg(some) == pytest.approx(only)
+    assert jpeg(free) != pytest.approx(only)
+    last = [(title.split("\n")[0], kind) for title, kind, *_ in columns(some)[-6:]]
+    assert last == [(f"{kind} †", kind) for kind in ("self-blend", "swap", "region-edit")] * 2
+    assert [kind for _, kind, *_ in columns(some) if kind][:2] == ["re-synthesis"] * 2
+    text = page(some).html()
+    heads = [re.findall(r"<th[^>]*>([^<]*)</th>", row) for row in re.findall(r"<thead>(.*?)</thead>", text)]
+    assert ["detector", "re-synthesis", "self-blend †", "swap †", "region-edit †"] in heads
+    assert "left out of every mean" in text
+    assert "†" not in page(free).html()
+
+
+def test_groups_are_compared_without_marked_kinds():
+    """Forged by swap all score lowest, by the other kind highest: with both kinds the AUC is a half."""
+    kinds = ["real", "swap", "region-edit"] * 4
+    score = np.array([0.4, 0.1, 0.9] * 4)
+    people = [f"p{i // 3}" for i in range(12)]
+    scored = Scored(score, (np.array(kinds) != "real").astype(int), people, kinds, people)
+    group_of = {"p0": "a", "p1": "a", "p2": "b", "p3": "b"}
+    both, free = by_group(scored, group_of, ()), by_group(scored, group_of, ("swap",))
+    assert [both["groups"][g]["auc"] for g in "ab"] == [0.5, 0.5]
+    assert [free["groups"][g]["auc"] for g in "ab"] == [1.0, 1.0]
+    assert free["groups"]["a"]["people"] == 2
+    score[3 * 2 + 1] = 0.9  # one swap of a person of b is found
+    assert both["fairness"]["DPD"] == 0
+    assert by_group(scored, group_of, ())["fairness"]["DPD"] > 0
+    assert by_group(scored, group_of, ("swap",))["fairness"]["DPD"] == 0
 
 
 def test_an_outside_detector_is_tested_only(people, few, tmp_path):
@@ -176,19 +221,66 @@ def test_outside_detectors_of_one_name_are_refused(people, tmp_path):
         arena(plan_of(people, methods=(), outside=folders), tmp_path / "out", say=lambda line: None)
 
 
-def test_groups_are_compared(people, few, tmp_path):
-    folder = tmp_path / "table"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def table(people, tmp_path_factory):
+    """The same faces as those of persons of their own, of two races."""
+    folder = tmp_path_factory.mktemp("table")
     rows = ["file,race"]
     for i, path in enumerate(sorted(people.rglob("*.png"))):
         (folder / f"{i}.png").write_bytes(path.read_bytes())
         rows.append(f"{i}.png,{i % 2}")
     (folder / "labels.csv").write_text("\n".join(rows))
-    result, _, shown = arena(plan_of(folder, group_by="race"), tmp_path / "out", say=lambda line: None)
+    return folder
+
+
+@pytest.mark.parametrize("sees", ["faces", "clips", "edits"])
+def test_where_groups_are_compared_a_swaps_donor_is_of_the_same_group(table, monkeypatch, sees):
+    made = []
+
+    class Recorded(PairedForgeries):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            made.append(self)
+
+    for module in (frames, stills):
+        monkeypatch.setattr(module, "PairedForgeries", Recorded)
+    looker = type("Looker", (PlainDetector,), {"sees": sees, "frames": 2})(network=Network("tiny_cnn"), image_size=32)
+    found = material(str(table), 100, 100, "race", 0)
+    exam(looker, found, 0)
+    training(looker, found, HALVES[1], 0)
+    federated = FedForgery(network=Network("tiny_cnn"), image_size=32)
+    training(federated, found, HALVES[1], 0)
+    with_swaps = [pairs for pairs in made if "swap" in pairs.kinds]
+    assert len(with_swaps) == 3, "the test, the training, and the client of swaps"
+    for pairs in with_swaps:
+        races = [found.group_of[name] for name in pairs.identities]
+        assert len(set(races)) == 2
+        assert [races[donor] for donor in pairs.donors] == races
+    assert material(str(table), 100, 100, None, 0).test.donors is None
+
+
+def test_groups_are_compared(table, few, monkeypatch, tmp_path):
+    plan = plan_of(table, group_by="race")
+    result, _, shown = arena(plan, tmp_path / "out", say=lambda line: None)
     cell = result["detectors"]["plain"]["runs"][0][CLEAN]
     assert set(cell["groups"]) == {"0", "1"}
     assert 0 <= cell["fairness"]["AADPD"] <= 1
     assert "By race" in shown.read_text()
+    kept = sorted(set(KINDS) - {"swap"})
+    for marked in (["swap"], list(KINDS)):
+        check = {**result["confound"], "marked": marked}
+        monkeypatch.setattr(Material, "checked", lambda self, seed, check=check, **_: replace(self, confound=check))
+        with pytest.raises(BadInput, match="another arena"):
+            arena(plan, tmp_path / "out", say=lambda line: None)
+        some, _, shown = arena(plan, tmp_path / f"without {len(marked)}", say=lambda line: None)
+        other = some["detectors"]["plain"]["runs"][0][CLEAN]
+        if marked == ["swap"]:
+            assert other["auc"] == cell["auc"]
+            assert other["groups"] != cell["groups"], f"they are of {kept} alone"
+            assert "over the kinds that are not marked" in shown.read_text()
+        else:
+            assert "groups" not in other
+            assert "nothing is left to compare" in shown.read_text()
 
 
 @pytest.mark.parametrize(
@@ -223,3 +315,22 @@ def test_the_json_is_plain(people, held):
     assert found["rehearsal"] is True
     assert found["protocol"]["data"] == people.name
     assert set(found["conditions"]) == {"jpeg 5", "noise 1"}
+
+
+def test_the_json_says_what_was_run_and_how_long_it_took(people, few, tmp_path):
+    result, *_ = arena(plan_of(people, seed=3), tmp_path, say=lambda line: None)
+    took = result["took"]
+    assert (took["jobs"], took["cells_made"], took["cells"]) == (1, 8, 8)
+    start, end = (datetime.fromisoformat(took[name]) for name in ("start", "end"))
+    assert 0 < took["seconds"] <= (end - start).total_seconds() + 1
+    assert result["command"] == (
+        "mien arena forensics --data persons --methods plain --epochs 1 --train-faces 8 --test-faces 8 --seed 3 "
+        "--max-steps 2"
+    )
+    assert result["commit"] == commit()
+    assert "torch" in result["versions"]["packages"]
+    again, _, shown = arena(plan_of(people, seed=3), tmp_path, say=lambda line: None)
+    assert again["took"]["cells_made"] == 0
+    old = {key: value for key, value in again.items() if key not in ("took", "command", "commit")}
+    assert again["command"] in shown.read_text()
+    assert "cells made" not in page(old).html(), "results without it can be shown, too"

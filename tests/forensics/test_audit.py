@@ -15,11 +15,16 @@ from torch import nn
 
 import mien
 from mien.cli import main
+from mien.data.forge_pairs import PairedForgeries
 from mien.errors import BadInput
+from mien.forensics import data as frames
 from mien.forensics.audit.foreign import ModuleDetector, OnnxDetector, Reading
+from mien.forensics.audit.groups import open_grouped
+from mien.forensics.clips import stills
 from mien.forensics.fairfd import FairFD
 from mien.forensics.plain import PlainDetector
 from mien.nn.network import Network
+from mien.room import DataOptions
 
 
 def faces(n, seed=0):
@@ -117,6 +122,26 @@ def test_forgeries_are_made_from_a_table_of_faces_in_a_zip(unlabelled, tmp_path,
     assert (saved / "audit" / "report.html").is_file()
     few = mien.audit(saved, unlabelled, group_by="race", per_group=4)
     assert few["counts"] == [[4, 4]] * 5
+
+
+@pytest.mark.parametrize("sees", ["faces", "clips", "edits"])
+def test_a_swaps_donor_is_of_the_same_group(unlabelled, monkeypatch, sees):
+    """Else a group with few faces is swapped with the others, and is told by that."""
+    made = []
+
+    class Recorded(PairedForgeries):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            made.append(self)
+
+    for module in (frames, stills):
+        monkeypatch.setattr(module, "PairedForgeries", Recorded)
+    kind = type("Looker", (PlainDetector,), {"sees": sees, "frames": 2})
+    found = open_grouped(str(unlabelled), kind(network=Network("tiny_cnn"), image_size=32), DataOptions())
+    (pairs,) = made
+    races = [found.group_of[name] for name in pairs.identities]
+    assert len(set(races)) == 2
+    assert [races[donor] for donor in pairs.donors] == races
 
 
 def test_embedded_people_are_grouped_by_skin_tone(tmp_path):

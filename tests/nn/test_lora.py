@@ -104,18 +104,3 @@ def test_layers_are_chosen_by_name():
 def test_a_rank_outside_the_inputs_is_refused(rank):
     with pytest.raises(BadInput, match=f"rank is {rank}"):
         adapt(network(), ["0"], {"main": 1.0}, rank)
-
-
-def test_the_adapters_are_those_of_peft():
-    peft = pytest.importorskip("peft", reason="peft is in the extra dev only")
-    ours, theirs = network(), network()
-    adapt(ours, ["0", "2"], {"main": 2.0}, rank=2)
-    filled(ours)
-    theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=2, lora_alpha=4, target_modules=["0", "2"]))
-    with torch.no_grad():
-        for name in ("0", "2"):
-            layer = theirs.base_model.model.get_submodule(name)
-            layer.lora_A.default.weight.copy_(ours.get_submodule(name).branch("main").A)
-            layer.lora_B.default.weight.copy_(ours.get_submodule(name).branch("main").B)
-    x = torch.randn(3, 6)
-    assert torch.allclose(ours(x), theirs(x), atol=1e-5)

@@ -14,8 +14,8 @@ from mien.clustering.jaccard import jaccard_neighbours
 from mien.data.pedestrians import photograph_pedestrians, sample_pedestrians
 from mien.proofs.base import Seed
 from mien.proofs.fixed_features import FixedFeatures, wrong_labels
-from mien.proofs.ncplr import KNOWN, LABELS, PROOF, _starting_weights, make_data
-from mien.proofs.runner import Plan, run_seed
+from mien.proofs.ncplr import KNOWN, LABELS, PROOF, Persons, _starting_weights, make_data
+from mien.proofs.runner import Plan, gather, run_seed
 
 
 def folder_of_persons(root, people=12, pictures=4):
@@ -91,6 +91,31 @@ def test_every_variant_runs_on_a_folder(tmp_path, monkeypatch):
     assert values["NCPLR"]["share with neighbours in the batch"] > 0
     without = {name for name, found in values.items() if LABELS not in found}
     assert without == {"random weights", "GL-NCPLR", "shuffled clusters", KNOWN}
+
+
+def test_every_seed_has_a_classifier_for_its_own_crops(monkeypatch):
+    """Fails when a seed's size is kept for the next one, whose folder may have more crops."""
+    sizes = []
+
+    def fitted(*_, max_clusters, **__):
+        sizes.append(max_clusters)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mien.proofs.ncplr._fitted", fitted)
+    monkeypatch.setattr("mien.proofs.ncplr._starting_weights", lambda seed: {})
+    for crops in (40, 400):
+        with pytest.raises(KeyboardInterrupt):
+            PROOF.variants["NCPLR"](Seed(0, Persons(range(crops), None)))
+    assert sizes == [10, 100]
+
+
+def test_the_controls_can_fail():
+    values = {name: {"0": {"mAP": 0.1}, "1": {"mAP": 0.1}} for name in PROOF.variants}
+    for control, bound in (("random weights", "start"), ("shuffled clusters", "Cluster Contrast")):
+        for below, passed in ((0.05, True), (-0.05, False)):
+            given = values | {bound: {seed: {"mAP": 0.1 + below} for seed in "01"}}
+            found = gather(PROOF, given, {}, "embedded", None)["controls"]
+            assert found[control]["passed"] is passed
 
 
 def test_halves_start_as_the_whole(monkeypatch):

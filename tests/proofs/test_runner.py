@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 import toy_proof
 from scipy import stats
 
+from mien.engine.run import commit
 from mien.errors import BadInput, TrainingStopped
 from mien.proofs.base import Seed
 from mien.proofs.runner import gather, prove
@@ -58,6 +60,10 @@ def test_the_verdict_follows_from_the_numbers_alone():
     assert verdict(worse, better, higher_is_better=False)["verdict"] == "holds"
     assert verdict([0.9, 0.1, 0.5], [0.5, 0.5, 0.45])["verdict"] == "inconclusive"
     assert not verdict(better, worse)["controls"]["chance"]["passed"]
+    below_ours = verdict(better, worse, controls={"chance": (0.0, "ours")})["controls"]["chance"]
+    assert below_ours["must_lie_in"] == pytest.approx([0.0, 0.91])
+    assert below_ours["passed"]
+    assert not verdict(better, worse, controls={"chance": (0.0, "base")})["controls"]["chance"]["passed"]
     rehearsal = gather(toy_proof.PROOF, values(better, worse), {}, "embedded", 10)
     assert rehearsal["verdict"] == "rehearsal"
 
@@ -110,6 +116,32 @@ def test_bad_arguments(tmp_path):
         prove("toy_proof:PROOF", seeds=0, out=tmp_path)
     with pytest.raises(BadInput, match="names the variant 'nope'"):
         replace(toy_proof.PROOF, baseline="nope")
+    with pytest.raises(BadInput, match="names the variant 'nope'"):
+        replace(toy_proof.PROOF, controls={"chance": (0.0, "nope")})
+
+
+def test_a_result_says_when_the_sources_are_not_those_of_the_commit(tmp_path):
+    def git(*arguments):
+        who = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false")
+        done = subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    source = tmp_path / "src"
+    source.mkdir()
+    assert commit(source) is None, "no checkout"
+    git("init")
+    (source / "a.py").write_text("1")
+    git("add", ".")
+    git("commit", "-m", "one")
+    head = git("rev-parse", "HEAD")
+    (tmp_path / "result.json").write_text("{}")
+    assert commit(source) == head, "results beside the sources do not count"
+    (source / "a.py").write_text("2")
+    assert commit(source) == f"{head}-dirty"
+    git("checkout", "src")
+    assert commit(source) == head
+    (source / "b.py").write_text("1")
+    assert commit(source) == f"{head}-dirty", "a new file"
 
 
 def test_what_variants_share_is_made_once():

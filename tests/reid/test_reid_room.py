@@ -55,7 +55,7 @@ def test_a_run_records_what_it_saw(world):
     assert len(manifest["files"]) == 84
     assert "14 persons in a" in manifest["description"]
     config = json.loads((world / "run/config.json").read_text())
-    assert config["method_config"]["max_clusters"] == 21, "room for a cluster of every four crops"
+    assert config["method_config"]["max_clusters"] == 42, "room for a cluster of every two crops"
     lines = [json.loads(line) for line in (world / "run/metrics.jsonl").read_text().splitlines()]
     validation = next(line["validation"] for line in lines if "validation" in line)
     assert set(validation) == {"mAP", "rank-1", "rank-5", "rank-10", "mINP"}
@@ -143,6 +143,9 @@ def test_what_cannot_be_answered_is_one_line(world, capsys):
         (["evaluate", run, "--data", str(world / "b"), "--mode", "x"], "has none of them"),
         (["evaluate", run, "--data", str(world / "b"), "--kind", "market1501"], "unpack Market-1501-v15.09.15.zip"),
         (["evaluate", run, "--data", str(world / "b"), "--kind", "market"], "did you mean 'market1501'"),
+        (["evaluate", run, "--data", "nowhere", "--kind", "msmt17"], "nowhere does not exist: unpack MSMT17_V1"),
+        (["train", "ncplr", "--data", "nowhere", "--kind", "veri776"], "nowhere does not exist: unpack VeRi.zip"),
+        (["train", "ncplr", "--data", "nowhere"], "nowhere does not exist: give a folder, or 'embedded'"),
         (["train", "ncplr", "--data", str(world / "a"), "--method.rho", "2"], "rho is 2.0: it must lie in [0, 1)"),
         (["train", "ncplr", "--data", str(world / "b/020")], "lies in no person's folder"),
     ]:

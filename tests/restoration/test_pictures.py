@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from mien import catalog
 from mien.cli import main
 from mien.data.images import save_png
 from mien.engine import Phase
@@ -20,12 +21,14 @@ from mien.engine.method import build
 from mien.errors import BadInput
 from mien.metrics.quality import luma, psnr, ssim
 from mien.restoration import degradation as degrading
+from mien.restoration import tiles
 from mien.restoration.data import Crops, Picture, Whole, grey
 from mien.restoration.degradation import Degradation
 from mien.restoration.readers import embedded, layout_of, read
 from mien.restoration.restorer import pad_to
 from mien.restoration.tad_sr import TADSR, Distillation, UNetSize
 from mien.restoration.tiles import Tiles, reach, strips
+from mien.room import DataOptions
 
 
 def model(norm: str = "pixel", scale: int = 2) -> TADSR:
@@ -201,6 +204,28 @@ def test_published_layouts_are_recognised_and_read(tmp_path: Path):
         read(str(tmp_path / "real"), "test", "auto", 2)
 
 
+@pytest.mark.parametrize(("height", "width"), [(48, 56), (51, 58)])
+def test_realsr_version_3_is_shrunk_again(tmp_path: Path, height: int, width: int):
+    """Its camera pictures have the size of the others; Pillow's bicubic gives what is expected."""
+    for camera in ("Canon", "Nikon"):
+        write(tmp_path / camera / "Test" / "4" / "a_HR.png", height, width)
+        write(tmp_path / camera / "Test" / "4" / "a_LR4.png", height, width, seed=1)
+    method = model(scale=4)
+    test = catalog.room("tad-sr").open_test(str(tmp_path), method, DataOptions())
+    assert "the camera's of each pair shrunk by 4" in test.manifest["description"]
+    sample = test.dataset[0]
+    assert sample.degraded.shape == (3, 12, 14)
+    assert sample.image.shape == (3, 48, 56)
+    camera_picture = Image.fromarray(picture(height, width, 1)[:48, :56])
+    expected = np.asarray(camera_picture.resize((14, 12), Image.Resampling.BICUBIC)).astype(float)
+    assert np.abs(255 * sample.degraded.permute(1, 2, 0).numpy() - expected).max() <= 1
+    for camera in ("Canon", "Nikon"):
+        write(tmp_path / camera / "Test" / "4" / "a_LR4.png", height // 4, width // 4, seed=1)
+    as_it_is = catalog.room("tad-sr").open_test(str(tmp_path), method, DataOptions())
+    assert "shrunk" not in as_it_is.manifest["description"]
+    assert (as_it_is.dataset[0].degraded * 255).round().byte()[:, 0, 0].tolist() == picture(12, 14, 1)[0, 0].tolist()
+
+
 def test_crops_of_a_pair_show_the_same_place(tmp_path: Path):
     image = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0))
     small = nn.functional.avg_pool2d(image[None], 2)[0]
@@ -278,6 +303,18 @@ def test_predict_gives_a_row_and_a_picture_and_goes_past_broken_files(saved: str
     rows = json.loads((out / "predictions.json").read_text())["rows"]
     assert rows[0]["values"]["height"] == 40
     assert (out / rows[0]["values"]["picture"]).is_file()
+
+
+def test_predict_cuts_a_picture_as_restore_does(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Fails where one of the two takes another margin: 8 pixels are too few, so that the results show which."""
+    monkeypatch.setattr(tiles, "reach", lambda method: 8)
+    photo, out = write(tmp_path / "photo.png", 20, 300), tmp_path / "out"
+    assert main(["restore", str(photo), "--weights", saved]) == 0
+    assert main(["predict", saved, str(photo), "--out", str(out)]) == 0
+    with Image.open(tmp_path / "photo-x2.png") as one, Image.open(next(out.glob("restored-*.png"))) as other:
+        found = [np.asarray(image) for image in (one, other)]
+    assert np.array_equal(*found)
+    assert not np.array_equal(found[0], whole(model(), picture(20, 300)))
 
 
 @pytest.mark.parametrize(

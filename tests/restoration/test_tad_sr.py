@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from mien import catalog
 from mien.diffusion.residual_shift import ResidualShift
 from mien.diffusion.unet import UNetSize
 from mien.engine import Phase, Settings, fit
@@ -227,6 +228,15 @@ def test_the_papers_network_has_the_papers_maps():
         maps = network.features(torch.empty(1, 6, 64, 64), torch.ones(1))
     assert [tuple(m.shape[1:]) for m in maps] == [(160, 32, 32), (320, 16, 16), (320, 8, 8), (640, 8, 8), (640, 8, 8)]
     assert UNetSize().feature_widths == (160, 320, 320, 640, 640)
+
+
+def test_the_paper_preset_gives_the_network_maps_of_that_size():
+    """In pixels, which are the default: the paper's 256 pixels would be maps with 16 times as many places."""
+    preset = catalog.room("tad-sr").preset("tad-sr", "paper")
+    with torch.device("meta"):
+        method = TADSR(**preset.config)
+    assert (method.autoencoder.name, method.crop // method.space.factor) == ("pixel", 64)
+    assert method.network == UNetSize()
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,7 @@ def test_evaluation_holds_the_figures_the_curve_and_a_picture(images, tmp_path):
     assert {"robustness_disparity", ALIVE, "nll"} <= set(found["lower_is_better"])
     assert Image.open(tmp_path / found["pictures"][0]).size[0] > 300
     assert "PGD-20, L-inf, eps 0.08 = 20.4/255" in " ".join(found["notes"])
+    assert "no FAB; of the attacks square alone needs no gradients" in " ".join(found["notes"])
     clean = ROOM.evaluate(model(), test, tmp_path, Using(mode="clean"))
     assert clean["primary"] == "accuracy"
     assert "robust_accuracy" not in clean["metrics"]

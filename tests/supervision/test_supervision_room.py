@@ -196,6 +196,11 @@ def test_a_class_can_be_left_out(folder, tmp_path):
     assert main([*arguments, "--method.leave_out", '["grey"]', "--out", str(out)]) == 0
     assert api.load(out).classes == ("dark", "light")
     assert set(api.evaluate(out, folder)["classes"]) == {"dark", "light"}
+    other = tmp_path / "other"
+    for level, name in ((70, "dark"), (230, "light")):
+        (other / name).mkdir(parents=True)
+        Image.new("RGB", (12, 10), (level,) * 3).save(other / name / "0.png")
+    assert len(api.evaluate(out, other)["items"]) == 2, "data that have no such class can be tested on, too"
 
 
 @pytest.mark.parametrize("name", ["noisy-ce", "forward-correction"])

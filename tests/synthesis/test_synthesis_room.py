@@ -141,6 +141,7 @@ def test_stretching_is_undone(run: Path):
         (["--method.architecture.window", "7"], "architecture.window is 7"),
         (["--method.weights.perceptual", "1", "--method.vgg", "none.pth"], "none.pth does not exist"),
         (["--kind", "pairs"], "unknown kind of data 'pairs'"),
+        (["--data", "none", "--kind", "sen12"], "none does not exist: download SEN1-2"),
     ],
 )
 def test_bad_wishes_are_one_line_and_write_nothing(

@@ -26,7 +26,7 @@ L(target) - rho <grad L(target), g / ||g||>. When a task is over, the general up
 
 W <- W + g_G B_G Lam A_G + g_I B_I A_I, and nothing of LoRA remains.
 
-Published settings (20 epochs a task, batches of 48, rank 32):
+Published settings (20 epochs a task, batches of 48, rank 32, of ImageNet-R in 20 tasks rank 64):
     CIFAR-100            the defaults
     CUB                  margin 0.1, alignment.temperature 0.2
     ImageNet-A           optimizer.lr 0.01, margin 0.15, alignment.temperature 0.2

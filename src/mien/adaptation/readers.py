@@ -24,6 +24,17 @@ from mien.data.splits import split_by_group
 from mien.errors import BadInput
 
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
+DOWNLOAD = {
+    "cub": "download CUB_200_2011.tgz and unpack it into this folder "
+    "(CUB_200_2011/images.txt, image_class_labels.txt, classes.txt, train_test_split.txt, images/)",
+    "domainnet": "download a domain (clipart.zip) and its lists (clipart_train.txt, clipart_test.txt), so that "
+    "clipart/bee/x.jpg and the lists lie in this folder",
+    **{
+        name: f"download {name}.tar and unpack it into this folder ({name}/n01443537/..., a folder per WordNet id)"
+        for name in ("imagenet-r", "imagenet-a")
+    },
+}
+"""Kind -> what to download and how it must lie."""
 
 
 def read(source: str, part: Part, kind: str = "auto") -> ClassData:
@@ -55,10 +66,7 @@ def _cub_folder(path: Path) -> Path | None:
 def _cub(path: Path, part: Part) -> ClassData:
     folder = _cub_folder(path)
     if folder is None:
-        raise BadInput(
-            f"{path}: no CUB-200-2011 here: download CUB_200_2011.tgz and unpack it into this folder "
-            "(CUB_200_2011/images.txt, image_class_labels.txt, classes.txt, train_test_split.txt, images/)"
-        )
+        raise BadInput(f"{path}: no CUB-200-2011 here: {DOWNLOAD['cub']}")
     classes = dict(_pairs(folder / "classes.txt"))
     files, label, training = (
         dict(_pairs(folder / f"{name}.txt")) for name in ("images", "image_class_labels", "train_test_split")
@@ -94,10 +102,7 @@ def _domainnet(path: Path, part: Part) -> ClassData:
     lists = [path / f"{domain}_{part}.txt" for domain in DOMAINS]
     lists = [file for file in lists if file.is_file()]
     if not lists:
-        raise BadInput(
-            f"{path}: no DomainNet here: download a domain (clipart.zip) and its lists (clipart_train.txt, "
-            "clipart_test.txt), so that clipart/bee/x.jpg and the lists lie in this folder"
-        )
+        raise BadInput(f"{path}: no DomainNet here: {DOWNLOAD['domainnet']}")
     names: dict[int, str] = {}
     paths, label = [], []
     for file in lists:
@@ -126,10 +131,7 @@ def _wordnet(name: str) -> Callable[[Path, Part], ClassData]:
     def reader(path: Path, part: Part) -> ClassData:
         folder = _wordnet_folder(path, name)
         if folder is None:
-            raise BadInput(
-                f"{path}: no {name} here: download {name}.tar and unpack it into this folder "
-                f"({name}/n01443537/..., a folder per WordNet id)"
-            )
+            raise BadInput(f"{path}: no {name} here: {DOWNLOAD[name]}")
         return without_test_part(image_folders(folder), part, folder)
 
     return reader

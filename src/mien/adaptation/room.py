@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mien.adaptation.learner import ContinualClassifier
-from mien.adaptation.readers import READERS, read
+from mien.adaptation.readers import DOWNLOAD, READERS, read
 from mien.adaptation.tasks import ClassTasks, FoundedTasks, class_order, open_tasks, task_of
 from mien.classification.data import EMBEDDED, LAYOUTS, ClassData, LabelledImages, Part
 from mien.classification.method import ImageClassifier, checked_label
@@ -33,6 +33,7 @@ class Adaptation(ClassificationRoom):
 
     family = "adaptation"
     kinds = (*LAYOUTS, *READERS)
+    how_to_get: ClassVar[Mapping[str, str]] = {**ClassificationRoom.how_to_get, **DOWNLOAD}
 
     def preset(self, name: str, preset: PresetName) -> Preset:
         """The paper's size: ViT-B/16 with published weights. Small: 108 k weights at 32 pixels, from scratch."""

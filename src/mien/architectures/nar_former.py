@@ -25,6 +25,8 @@ Differences from the paper
       are mixed and run size by size, so that nothing is padded there either.
     * Training cells are drawn by the seed, not the first of the file, and never from the part kept for testing. The
       checkpoint is chosen among averaged weights only.
+    * The paper preset makes 4000 passes on all data, as the paper does on NAS-Bench-201; on NAS-Bench-101 the paper
+      makes 6000: `--epochs 6000`.
     * Values outside [0, 1] are scaled (`mien.architectures.predictor`); several targets may share the network.
     * Inferred: a whole network has no END token and its depth token comes last; the transformer of whole networks has
       as many layers as that of cells; a twin is kept when operators or wiring differ.

@@ -186,11 +186,14 @@ def _nnlqp(path: Path) -> Table:
             f"{path}: {len(missing)} of the {len(rows)} ONNX files of {listing.name} are missing (the first: "
             f"{missing[0]}): NNLQP's graphs are a download of their own, to be unpacked here"
         )
+    batch, latency = (
+        np.array([_number(row[column], listing, i - 1, name) for i, row in enumerate(rows)])
+        for column, name in ((2, "batch"), (3, "latency"))
+    )
     graphs = [read_onnx(path / row[1]) for row in track(rows, len(rows), "read ONNX graphs")]
-    for graph, row in zip(graphs, rows, strict=True):
+    for graph, images in zip(graphs, batch, strict=True):
         assert graph.static is not None
-        graph.static[0] = float(row[2])
-    latency = np.array([_number(row[3], listing, i - 1, "latency") for i, row in enumerate(rows)])
+        graph.static[0] = images
     parts = [row[6] if len(row) > 6 else "" for row in rows]
     return _networks(graphs, latency, [row[1] for row in rows], [row[4] for row in rows], parts, "NNLQP networks")
 

@@ -18,7 +18,7 @@ from mien.attacks.apgd import APGD
 from mien.attacks.pgd import PGD, fgsm
 from mien.attacks.probe import Attack, Model, attacking
 from mien.attacks.square import Square
-from mien.attacks.suite import WorstCase, robustness_curve, standard_suite, worst_case
+from mien.attacks.suite import WorstCase, limits, robustness_curve, standard_suite, worst_case
 
 __all__ = [
     "APGD",
@@ -29,6 +29,7 @@ __all__ = [
     "WorstCase",
     "attacking",
     "fgsm",
+    "limits",
     "robustness_curve",
     "standard_suite",
     "worst_case",

@@ -113,7 +113,7 @@ class PGD:
                     raise BadInput("loss 'targeted' needs the classes to reach: against=classes")
                 against = label
                 if self.loss == "kl" and objective is None:
-                    against, _ = glance(model, natural, label, OBJECTIVES["ce"])
+                    against, _ = glance(model, natural, label, OBJECTIVES["ce"], self.passes)
             goal = objective or OBJECTIVES[self.loss]
             for restart in range(self.restarts):
                 if restart == 0 and start is not None:

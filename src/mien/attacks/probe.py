@@ -84,7 +84,7 @@ class Look(NamedTuple):
     """What a model answers, and where its objective rises.
 
     Args:
-        scores: (B, C): logits, or mean probabilities of several passes.
+        scores: (B, C): logits; of several passes the logarithm of their mean probabilities, whose softmax these are.
         loss: The objective, (B,).
         gradient: Of each image's objective with respect to the image.
     """
@@ -114,7 +114,10 @@ def look(model: Model, image: Tensor, against: Tensor, objective: Objective, pas
         scores = logits.detach() if passes == 1 else logits.detach().softmax(dim=1)
         found = [scores, loss.detach(), gradient]
         total = found if not total else [a + b for a, b in zip(total, found, strict=True)]
-    return Look(*(value / passes for value in total)) if passes > 1 else Look(*total)
+    if passes == 1:
+        return Look(*total)
+    mean = Look(*(value / passes for value in total))
+    return mean._replace(scores=_logarithm(mean.scores))
 
 
 @torch.no_grad()
@@ -127,7 +130,8 @@ def glance(
         return logits, objective(logits, against)
     drawn = [_full(model(image)) for _ in range(passes)]
     losses = torch.stack([objective(logits, against) for logits in drawn])
-    return torch.stack([logits.softmax(dim=1) for logits in drawn]).mean(dim=0), losses.mean(dim=0)
+    mean = torch.stack([logits.softmax(dim=1) for logits in drawn]).mean(dim=0)
+    return _logarithm(mean), losses.mean(dim=0)
 
 
 @torch.no_grad()
@@ -165,6 +169,10 @@ class Worst:
         worse = (fooled & ~before) | ((fooled == before) & (loss > self.loss[rows]))
         where = rows[worse]
         self.image[where], self.loss[where], self.fooled[where] = image[worse], loss[worse].to(self.loss), fooled[worse]
+
+
+def _logarithm(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 def _full(logits: Tensor) -> Tensor:

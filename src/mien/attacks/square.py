@@ -33,16 +33,19 @@ class Square:
         eps: L-inf budget in pixel units, in [0, 1].
         queries: Answers asked for each image at most, at least 1.
         share: p at the start, in (0, 1].
+        passes: An answer is the mean over so many passes, for models that draw (EOT), at least 1.
     """
 
     eps: float = 8 / 255
     queries: int = 5000
     share: float = 0.8
+    passes: int = 1
 
     def __post_init__(self) -> None:
         check_budget(self.eps, "linf")
-        if self.queries < 1:
-            raise BadInput(f"queries is {self.queries}: it must be at least 1")
+        for name in ("queries", "passes"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}: it must be at least 1")
         if not 0 < self.share <= 1:
             raise BadInput(f"share is {self.share}: it must lie in (0, 1]")
 
@@ -76,7 +79,7 @@ class Square:
         rows = torch.arange(count, device=natural.device)
         with attacking(model, "eval"):
             for query in range(self.queries):
-                scores, loss = glance(model, x, label[rows], OBJECTIVES["margin"])
+                scores, loss = glance(model, x, label[rows], OBJECTIVES["margin"], self.passes)
                 worst.see(rows, x, loss, scores.argmax(dim=1) != label[rows])
                 if query == self.queries - 1:
                     break

@@ -56,7 +56,7 @@ def standard_suite(
     """APGD-CE, APGD-T and (L-inf, models that do not draw) Square: name -> attack.
 
     The composition of AutoAttack without FAB. With two or three classes, where the targeted loss does not exist,
-    APGD on the margin takes its place.
+    APGD on the margin takes its place. What a suite cannot find is in `limits`.
 
     Args:
         eps: Budget.
@@ -65,7 +65,8 @@ def standard_suite(
         steps: Gradient steps of each APGD run.
         targets: Classes that APGD-T tries.
         queries: Of Square.
-        passes: Of models that draw; their answers vary, so Square is left out for them.
+        passes: Of models that draw. Square, which keeps what raised a single answer, is left out for them; it can be
+            added with `passes` of its own.
     """
     suite: dict[str, Attack] = {"apgd-ce": APGD(eps, steps, norm, "ce", passes=passes)}
     if classes >= 4:
@@ -75,6 +76,17 @@ def standard_suite(
     if norm == "linf" and passes == 1:
         suite["square"] = Square(eps, queries)
     return suite
+
+
+def limits(attacks: Mapping[str, Attack]) -> str:
+    """What a robust accuracy under these attacks does not say, in one line for whoever reads it.
+
+    >>> limits(standard_suite(0.5, 10, norm="l2"))
+    'no FAB and no attack without gradients: a model that masks its gradients is not found out'
+    """
+    if any(isinstance(attack, Square) for attack in attacks.values()):
+        return "no FAB; of the attacks square alone needs no gradients"
+    return "no FAB and no attack without gradients: a model that masks its gradients is not found out"
 
 
 def worst_case(
@@ -124,6 +136,7 @@ def robustness_curve(
     *,
     generator: torch.Generator | None = None,
     warm_start: bool = True,
+    passes: int = 1,
 ) -> Tensor:
     """Which images are still classified rightly at each budget: (budgets + 1, B) of bool, without attack first.
 
@@ -138,12 +151,13 @@ def robustness_curve(
         generator: Of all draws.
         warm_start: Each budget starts where the one before ended, so that its steps add up; otherwise where the
             attack itself starts.
+        passes: An image is misclassified when the mean of so many answers is wrong; more than 1 for models that draw.
     """
     budgets = list(attacks)
     if any(b <= a for a, b in pairwise(budgets)):
         raise BadInput(f"budgets are {budgets}: they must rise")
     natural = natural_images(image, label)
-    right = [answers(model, natural) == label]
+    right = [answers(model, natural, passes) == label]
     at = natural.clone()
     for number, attack in enumerate(attacks.values()):
         rows = right[-1].nonzero()[:, 0]
@@ -151,6 +165,6 @@ def robustness_curve(
         if len(rows):
             start = at[rows] if warm_start and number else None
             at[rows] = attack(model, natural[rows], label[rows], generator=generator, start=start)
-            still[rows] = answers(model, at[rows]) == label[rows]
+            still[rows] = answers(model, at[rows], passes) == label[rows]
         right.append(still)
     return torch.stack(right)

@@ -32,6 +32,7 @@ from mien.errors import BadInput, unknown_name
 
 __all__ = [
     "CIFAR10",
+    "DOWNLOAD",
     "EMBEDDED",
     "LAYOUTS",
     "PARTS",
@@ -52,6 +53,13 @@ LAYOUTS = ("auto", "cifar", "arrays", "classes")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """Names of CIFAR-10's classes in the order of its labels."""
 PARTS: dict[Part, tuple[str, ...]] = {"train": ("train", "training"), "test": ("test", "val", "validation")}
+DOWNLOAD = {
+    "cifar": "unpack cifar-10-binary.tar.gz (data_batch_1.bin to data_batch_5.bin, test_batch.bin) or "
+    "cifar-100-binary.tar.gz (train.bin, test.bin) into this folder",
+    "arrays": "save an .npz file with train_x, train_y, test_x and test_y",
+    "classes": "give a folder per class, at least two (class/image.jpg), or such folders inside train/ and test/",
+}
+"""Kind -> what to download and how it must lie."""
 MAX_ARRAY_BYTES = 8 * 2**30
 
 # What zipfile and numpy raise on files that are no .npz, damaged, encrypted, or packed in a way that they do not know.
@@ -127,10 +135,7 @@ def _cifar_folder(path: Path) -> tuple[Path, bool] | None:
 def _cifar(path: Path, part: Part) -> ClassData:
     found = _cifar_folder(path)
     if found is None:
-        raise BadInput(
-            f"{path}: no CIFAR here: unpack cifar-10-binary.tar.gz (data_batch_1.bin to data_batch_5.bin, "
-            "test_batch.bin) or cifar-100-binary.tar.gz (train.bin, test.bin) into it"
-        )
+        raise BadInput(f"{path}: no CIFAR here: {DOWNLOAD['cifar']}")
     folder, fine = found
     if fine:
         files, head = [folder / ("train.bin" if part == "train" else "test.bin")], 2
@@ -215,10 +220,7 @@ def image_folders(root: Path, name: str | None = None) -> ClassData:
     found = [(folder.name, list_images(folder)) for folder in folders if not folder.name.startswith(".")]
     found = [(name, images) for name, images in found if images]
     if len(found) < 2:
-        raise BadInput(
-            f"{root}: {len(found)} folders with images: give a folder per class, at least two (class/image.jpg), "
-            "or such folders inside train/ and test/"
-        )
+        raise BadInput(f"{root}: {len(found)} folders with images: {DOWNLOAD['classes']}")
     files = [image for _, images in found for image in images]
     label = torch.tensor([i for i, (_, images) in enumerate(found) for _ in images], dtype=torch.long)
     about = f"{len(found)} classes in {name or root.name}"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from mien.answering import Item, batches_of, items_of, load_ahead, load_image
 from mien.classification.data import (
+    DOWNLOAD,
     EMBEDDED,
     LAYOUTS,
     ClassData,
@@ -69,6 +70,7 @@ class ClassificationRoom(Room):
     """Opens labelled images, reports accuracy, names classes."""
 
     kinds: ClassVar[tuple[str, ...]] = LAYOUTS
+    how_to_get: ClassVar[Mapping[str, str]] = DOWNLOAD
 
     def data_config(self, name: str, source: str, options: DataOptions) -> dict[str, Any]:
         """The names of the classes."""

@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
     from mien.files import whole_file
     from mien.progress import Progress
     from mien.restoration.room import LIMITS, restorer
-    from mien.restoration.tiles import FADE, NO_REACH, Tiles, reach, strips, tile_count
+    from mien.restoration.tiles import fitted_tiles, strips, tile_count
     from mien.weights import open_weights
 
     picture = np.asarray(open_image(given.photo))
@@ -55,11 +55,7 @@ def run(arguments: list[str]) -> int:
         raise BadInput(f"--out: {out} must be a file that ends in .png")
     if out.exists() and out.samefile(photo):
         raise BadInput(f"--out: {out} is the photograph itself: give another name")
-    margin = given.margin
-    if margin is None:
-        far = reach(method)
-        margin = Tiles.margin if far == NO_REACH else max(far, FADE)
-    tiles = Tiles(given.tile, margin).fitted(method)
+    tiles = fitted_tiles(method, given.tile, given.margin)
     height, width = (n * method.scale for n in picture.shape[:2])
     count = tile_count(picture, method.scale, tiles)
     what = f"{width} x {height} pixels from {picture.shape[1]} x {picture.shape[0]}, {count} tiles"

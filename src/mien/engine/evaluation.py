@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mien.data.batch import batch_size as size_of
 from mien.data.batch import move
-from mien.engine.loading import SeededView, _Batches, collate_samples
+from mien.engine.loading import SeededBatches, SeededView, collate_samples
 from mien.engine.method import Method
 from mien.engine.seeding import kept_generators, stable_seed
 from mien.errors import BadInput
@@ -65,7 +65,7 @@ def evaluation_loader(
         plan = [np.arange(start, min(start + batch_size, size)) for start in range(0, size, batch_size)]
     loader: DataLoader[Any] = DataLoader(
         SeededView(dataset),
-        batch_sampler=_Batches(plan, 0, 0, 1, stable_seed("evaluation")),
+        batch_sampler=SeededBatches(plan, 0, 0, 1, stable_seed("evaluation")),
         collate_fn=collate_samples,
         num_workers=workers,
         generator=torch.Generator().manual_seed(0),

@@ -128,7 +128,7 @@ class SeededView(Dataset[Any]):
         return dataclasses.replace(sample, **values)
 
 
-class _Batches:
+class SeededBatches:
     """The batch sampler: rows of the plan from a position on, this rank's columns, with a seed beside each index."""
 
     def __init__(self, plan: Plan, start: int, rank: int, world_size: int, seed: int) -> None:
@@ -166,7 +166,7 @@ def training_loader(
     """This rank's batches of an epoch from row `start` on."""
     return DataLoader(
         SeededView(dataset, fields),
-        batch_sampler=_Batches(plan, start, rank, world_size, stable_seed(seed, "sample")),
+        batch_sampler=SeededBatches(plan, start, rank, world_size, stable_seed(seed, "sample")),
         collate_fn=collate_samples,
         num_workers=workers,
         generator=torch.Generator().manual_seed(0),  # else the loader draws from the global generator

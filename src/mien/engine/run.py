@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 import time
 from dataclasses import asdict
 from importlib import metadata
@@ -142,6 +143,23 @@ def versions() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "packages": found,
     }
+
+
+def commit(source: Path = Path(__file__).parents[2]) -> str | None:
+    """The commit of the checkout that `source` lies in, with -dirty where files of `source` differ from it.
+
+    None where there is no checkout, as for an installed package.
+    """
+    found = _git(source, "rev-parse", "HEAD")
+    return f"{found}-dirty" if found and _git(source, "status", "--porcelain", "--", ".") else found
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        found = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
 
 
 def phase_from(plain: dict[str, Any]) -> Phase:

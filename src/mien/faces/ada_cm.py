@@ -59,7 +59,7 @@ from mien.optim.recipe import Recipe
 Kind = Literal["adaptive", "ramp", "fixed"]
 Chosen = Literal["confident", "random"]
 
-PAPER_LABELS = Labels(total=4000)
+PAPER_LABELS = Labels(total="auto")
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class AdaCM(ImageClassifier):
         image_size: Height and width in pixels of the images that it is given.
         classes: Names of the classes; None for those of the training data (in Python: RAF-DB's).
         leave_out: Names of classes whose faces are not used.
-        labels: Which faces keep their label.
+        labels: Which faces keep their label (paper: 4000 of RAF-DB's, where the data have as many).
         margin: The confidence margin.
         iterations: Updates that make an epoch.
         labelled_batch: Labelled faces in a batch.

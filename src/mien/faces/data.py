@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ SPLITS: dict[int, tuple[int, int]] = {
 }
 """Labels in all -> labels of each class and of the rarest one, fear: the paper's splits of RAF-DB."""
 RAREST = "fear"
+PAPER_TOTAL = 4000
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Labels:
 
     Args:
         total: One of the paper's splits of RAF-DB, 100, 400, 1000, 2000 or 4000: 625 of each class and 250 of "fear"
-            for 4000. Classes by other names get the number of the others. None: `per_class` says how many.
+            for 4000. Classes by other names get the number of the others. "auto": 4000 where all classes have so many
+            faces, else half of the smallest class of each; `per_class` goes before it. None: `per_class` says how many.
         per_class: Labels of each class. None, with no `total`: all labels are kept, and what has none is unlabelled.
         seed: Which ones follows from it; None for the run's seed.
 
@@ -71,14 +74,17 @@ class Labels:
         BadInput: For a value outside its range, or both numbers.
     """
 
-    total: int | None = None
+    total: int | Literal["auto"] | None = None
     per_class: int | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.total is not None and self.total not in SPLITS:
-            raise BadInput(f"labels.total is {self.total}: the paper's splits are {', '.join(map(str, SPLITS))}")
-        if self.total is not None and self.per_class is not None:
+        numbered = self.total not in (None, "auto")
+        if numbered and self.total not in SPLITS:
+            raise BadInput(
+                f"labels.total is {self.total}: use auto or one of {', '.join(map(str, SPLITS))}, the paper's"
+            )
+        if numbered and self.per_class is not None:
             raise BadInput(f"labels.total is {self.total} and labels.per_class {self.per_class}: give one of them")
         if self.per_class is not None and self.per_class < 1:
             raise BadInput(f"labels.per_class is {self.per_class}: it must be at least 1")
@@ -89,13 +95,25 @@ class Labels:
         """The same with `seed` in the place of None."""
         return self if self.seed is not None else replace(self, seed=seed)
 
+    def fitted(self, data: ClassData) -> Labels:
+        """The same with what `data` have in the place of "auto"."""
+        if self.total != "auto":
+            return self
+        if self.per_class is not None:
+            return replace(self, total=None)
+        found = torch.bincount(data.label, minlength=len(data.classes)).tolist()
+        paper = replace(self, total=PAPER_TOTAL)
+        enough = all(count >= wanted for count, wanted in zip(found, paper.counts(data.classes) or (), strict=True))
+        return paper if enough else replace(self, total=None, per_class=max(min(found) // 2, 1))
+
     def counts(self, classes: Sequence[str]) -> list[int] | None:
-        """How many labels each class keeps; None for all.
+        """How many labels each class keeps; None for all. Of "auto", ask `fitted`.
 
         >>> Labels(total=100).counts(["fear", "happy"])
         [10, 15]
         """
         if self.total is not None:
+            assert self.total != "auto"
             others, rarest = SPLITS[self.total]
             return [rarest if name == RAREST else others for name in classes]
         return None if self.per_class is None else [self.per_class] * len(classes)
@@ -106,7 +124,7 @@ class Labels:
         Raises:
             BadInput: A class has fewer faces than it is to keep labels.
         """
-        wanted = self.counts(data.classes)
+        wanted = self.fitted(data).counts(data.classes)
         label = data.label.clone()
         if wanted is not None:
             generator = torch.Generator().manual_seed(self.seed or 0)

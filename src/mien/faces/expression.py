@@ -13,7 +13,16 @@ from mien.classification.method import Opinion
 from mien.nn.network import Classifier, Network
 
 RAFDB = ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral")
-"""RAF-DB's classes in the order of its labels."""
+"""RAF-DB's classes in the order of its labels. All readers use these words, and "contempt"."""
+SAME = {
+    "anger": "angry",
+    "disgusted": "disgust",
+    "fearful": "fear",
+    "happiness": "happy",
+    "sadness": "sad",
+    "surprised": "surprise",
+}
+"""Other data sets' words for these classes."""
 
 
 @dataclass
@@ -25,6 +34,16 @@ class Expression(Opinion):
     """
 
     feature: Tensor
+
+
+def common_name(name: str) -> str:
+    """The readers' word for an expression; what is no such word stays.
+
+    >>> common_name("Anger"), common_name("class 3")
+    ('angry', 'class 3')
+    """
+    word = SAME.get(name.lower(), name.lower())
+    return word if word in (*RAFDB, "contempt") else name
 
 
 class UnitHead(nn.Module):

@@ -12,6 +12,9 @@ arrays        an .npz file, as in `mien.classification.data`. An array `name` sa
               person S011, and data that lie in one piece are then cut by person, as CK+ is
 classes       a folder per expression, or such folders inside train/ and test/ (SFEW: Train/, Val/)
 
+All of them call an expression by the same word, RAF-DB's, so that a model can be tested on a set that it was not
+trained on: CK+'s "anger" is "angry".
+
 An extra folder `unlabelled/` of any layout on disk is for training only: faces without a label.
 """
 
@@ -20,6 +23,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,9 +37,19 @@ from mien.data.listing import list_images, natural_key
 from mien.data.people import EXPRESSIONS, render_faces, sample_people
 from mien.errors import BadInput
 from mien.faces.data import FaceData, with_persons
-from mien.faces.expression import RAFDB
+from mien.faces.expression import RAFDB, common_name
 
 LAYOUTS = ("auto", "rafdb", "fer2013", "ckplus", "affectnet", "arrays", "classes")
+DOWNLOAD = {
+    "rafdb": "unpack RAF-DB's basic/ (on request from its authors) and name its folder, with "
+    "EmoLabel/list_patition_label.txt and Image/aligned/ in it",
+    "fer2013": "download fer2013.csv from Kaggle (challenges in representation learning)",
+    "ckplus": "unpack both archives of CK+ (on request) into this folder, cohn-kanade-images/ and Emotion/",
+    "affectnet": "unpack AffectNet's train_set and val_set (on request), each with images/ and annotations/, into this "
+    "folder",
+    **{kind: classification.DOWNLOAD[kind] for kind in ("arrays", "classes")},
+}
+"""Kind -> what to download and how it must lie."""
 EMBEDDED_PEOPLE, EMBEDDED_EACH, EMBEDDED_SIZE = (60, 30), 2, 64
 """Generated people to train on and others to test on; faces of each expression and person; their side in pixels."""
 FACE = (slice(16, 60), slice(10, 54))
@@ -50,8 +64,8 @@ STUDIO: dict[str, Any] = {
 """Factors that do not vary: posed faces in even light, since a few hundred pictures do not teach to see past more."""
 
 FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-CKPLUS = ("neutral", "anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise")
-AFFECTNET = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
+CKPLUS = ("neutral", "angry", "contempt", "disgust", "fear", "happy", "sad", "surprise")
+AFFECTNET = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
 PEAK_FRAMES = 3
 TEST_SHARE = 5
 """Every so many-th person of CK+ is tested on."""
@@ -108,7 +122,8 @@ def generated(part: Part) -> FaceData:
     pixels = torch.from_numpy(np.round(images[:, :, *FACE] * 255).astype(np.uint8))
     names = tuple(f"generated-{i:03d} {n}" for n, i in enumerate(index))
     about = f"procedurally generated faces ({'training' if part == 'train' else 'unseen'} people, no real person)"
-    data = ClassData(pixels, torch.from_numpy(shown).long(), EXPRESSIONS, names, about)
+    classes = tuple(map(common_name, EXPRESSIONS))
+    data = ClassData(pixels, torch.from_numpy(shown).long(), classes, names, about)
     return with_persons(data, [f"generated-{i:03d}" for i in index])
 
 
@@ -117,10 +132,7 @@ def _rafdb(path: Path, part: Part) -> FaceData:
     root = path / "basic" if (path / "basic").is_dir() else path
     listing, folder = root / "EmoLabel" / "list_patition_label.txt", root / "Image" / "aligned"
     if not listing.is_file() or not folder.is_dir():
-        raise BadInput(
-            f"{root}: no EmoLabel/list_patition_label.txt and Image/aligned/: unpack RAF-DB's basic/ "
-            "(on request from its authors) and name its folder"
-        )
+        raise BadInput(f"{root}: no RAF-DB here: {DOWNLOAD['rafdb']}")
     files, labels = [], []
     for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), start=1):
         name, _, label = line.partition(" ")
@@ -137,7 +149,7 @@ def _fer2013(path: Path, part: Part) -> FaceData:
     names = ("fer2013.csv", "icml_face_data.csv")
     file = path if path.is_file() else next((path / name for name in names if (path / name).is_file()), None)
     if file is None:
-        raise BadInput(f"{path}: no fer2013.csv: download it from Kaggle (challenges in representation learning)")
+        raise BadInput(f"{path}: no FER2013 here: {DOWNLOAD['fer2013']}")
     wanted = ("Training",) if part == "train" else ("PublicTest", "PrivateTest")
     images, labels = [], []
     with file.open(newline="", encoding="utf-8-sig") as text:
@@ -166,7 +178,7 @@ def _fer2013(path: Path, part: Part) -> FaceData:
 def _ckplus(path: Path, part: Part) -> FaceData:
     frames, emotions = path / "cohn-kanade-images", path / "Emotion"
     if not frames.is_dir() or not emotions.is_dir():
-        raise BadInput(f"{path}: no cohn-kanade-images/ and Emotion/: unpack both archives of CK+ (on request) into it")
+        raise BadInput(f"{path}: no CK+ here: {DOWNLOAD['ckplus']}")
     files, labels, persons = [], [], []
     for file in sorted(emotions.rglob("*_emotion.txt"), key=natural_key):
         try:
@@ -189,9 +201,7 @@ def _ckplus(path: Path, part: Part) -> FaceData:
 def _affectnet(path: Path, part: Part) -> FaceData:
     root = path / ("train_set" if part == "train" else "val_set")
     if not (root / "images").is_dir() or not (root / "annotations").is_dir():
-        raise BadInput(
-            f"{root}: no images/ and annotations/: unpack AffectNet's train_set and val_set (on request) into {path}"
-        )
+        raise BadInput(f"{path}: {root.name} is missing or not whole: {DOWNLOAD['affectnet']}")
     files, labels = [], []
     for image in list_images(root / "images"):
         note = root / "annotations" / f"{image.stem}_exp.npy"
@@ -240,7 +250,7 @@ def _files(
 
 # --- general layouts ----------------------------------------------------------------------------------------------
 def _general(path: Path, part: Part, layout: str) -> FaceData:
-    data = classification.read(str(path), part, layout)
+    data = _in_common_words(classification.read(str(path), part, layout))
     if layout != "arrays":
         return with_persons(data)
     file = path if path.is_file() else next(iter(sorted(path.glob("*.npz"))))
@@ -250,6 +260,14 @@ def _general(path: Path, part: Part, layout: str) -> FaceData:
             return with_persons(data)
         persons = [re.split(r"[_/ ]", str(name))[0] for name in names]
     return _cut(with_persons(data, persons), part)
+
+
+def _in_common_words(data: ClassData) -> ClassData:
+    """The same images under the readers' words; classes for which there is one word are one class."""
+    words = [common_name(name) for name in data.classes]
+    classes = tuple(dict.fromkeys(words))
+    table = torch.tensor([classes.index(word) for word in words])
+    return replace(data, label=table[data.label], classes=classes)
 
 
 def _cut(data: FaceData, part: Part) -> FaceData:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +17,8 @@ from mien.data.splits import split_by_group
 from mien.engine import Fixed, Method, TrainingData
 from mien.errors import BadInput
 from mien.faces.ada_cm import AdaCM
-from mien.faces.data import FaceData, FaceViews, few_labels
-from mien.faces.readers import LAYOUTS, read, unlabelled
+from mien.faces.data import PAPER_TOTAL, FaceData, FaceViews, few_labels
+from mien.faces.readers import DOWNLOAD, LAYOUTS, read, unlabelled
 from mien.metrics.intervals import interval_json, mean_interval
 from mien.room import DataOptions, Preset, PresetName, TestData, Using
 
@@ -33,11 +35,34 @@ class OpenedFaces(Fixed):
         return self._manifest
 
 
+class KnownFaces(LabelledImages):
+    """Test faces of the classes that a model knows, with their persons; `notes` says how many others there were.
+
+    Raises:
+        BadInput: The model knows none of the classes.
+    """
+
+    data: FaceData
+
+    def __init__(self, data: FaceData, model: AdaCM) -> None:
+        others = [name for name in data.classes if name not in model.classes]
+        kept = data.without(others).relabelled(model.classes)
+        if not len(kept):
+            raise BadInput(
+                f"{data.description}: faces of {', '.join(others)}: the model knows {', '.join(model.classes)}"
+            )
+        super().__init__(kept, model.image_size)
+        self.groups = list(kept.persons)
+        missing = f"{len(data) - len(kept)} of {len(data)} faces were left out"
+        self.notes = [f"{missing}: the model does not know {', '.join(others)}"] if len(kept) < len(data) else []
+
+
 class FacesRoom(ClassificationRoom):
     """Readers of expressions."""
 
     family: ClassVar[str] = "faces"
     kinds: ClassVar[tuple[str, ...]] = LAYOUTS
+    how_to_get: ClassVar[Mapping[str, str]] = DOWNLOAD
 
     def preset(self, name: str, preset: PresetName) -> Preset:
         """The paper's: ResNet-18 at 224 pixels, 20 epochs of 800 updates. Small: 47 k weights, for a laptop."""
@@ -61,24 +86,33 @@ class FacesRoom(ClassificationRoom):
         return {"classes": list(read(source, "train", options.kind).classes)}
 
     def read(self, source: str, model: ImageClassifier, part: Part, options: DataOptions) -> FaceData:
-        """A part of `source`, with all its labels and without copies of test faces."""
+        """A part of `source`, with all its labels: training faces without copies of test faces, or `KnownFaces`."""
         data = read(source, part, options.kind)
-        if part == "train":
-            data = without_copies(data, lambda: read(source, "test", options.kind))
+        if part == "test":
+            return KnownFaces(data, reader(model)).data
+        data = without_copies(data, lambda: read(source, "test", options.kind))
         return data.without(reader(model).leave_out).relabelled(model.classes)
 
     def open_data(self, source: str, method: Method, options: DataOptions) -> TrainingData:
         """Training faces of which few keep their label; a share of the persons is held out, with theirs.
 
-        The seed of the draw, where it is None, becomes the run's: a saved model tells which labels it saw.
+        A saved model tells which labels it saw: the seed of the draw, where it is None, becomes the run's, and "auto"
+        becomes a number.
         """
         model = reader(method)
-        model.labels = model.labels.seeded(options.seed)
         train, held = self.read(source, model, "train", options), None
         if options.validation:
             shares = (1 - options.validation, options.validation)
             rows = split_by_group(train.persons, shares, seed=options.seed, labels=train.label.tolist())
             train, held = train.subset(rows[0]), train.subset(rows[1])
+        labels = model.labels.seeded(options.seed).fitted(train)
+        if labels.per_class != model.labels.per_class:
+            warnings.warn(
+                f"labels: the classes are too small for the paper's {PAPER_TOTAL}: {labels.per_class} faces of each "
+                "keep their label, half of the smallest class",
+                stacklevel=2,
+            )
+        model.labels = labels
         seen, label = few_labels(train, model.labels, unlabelled(source))
         validation = None if held is None else LabelledImages(held, model.image_size)
         return OpenedFaces(FaceViews(seen, label, model.image_size), validation, manifest(seen, held))
@@ -86,10 +120,8 @@ class FacesRoom(ClassificationRoom):
     def open_test(self, source: str, method: Method, options: DataOptions) -> TestData:
         """The test faces of `source`; everything, where it has no parts."""
         model = reader(method)
-        data = self.read(source, model, "test", options)
-        images = LabelledImages(data, model.image_size)
-        images.groups = list(data.persons)
-        return TestData(images, manifest(data))
+        images = KnownFaces(read(source, "test", options.kind), model)
+        return TestData(images, manifest(images.data))
 
     def evaluate(self, method: Method, test: TestData, out: Path | None, using: Using) -> dict[str, Any]:
         """Accuracy, also class by class, and negative log-likelihood; intervals over persons where they are known."""
@@ -102,7 +134,8 @@ class FacesRoom(ClassificationRoom):
                 found["metrics"][name] = interval_json(mean_interval(column, persons, seed=using.seed))
             for item, person in zip(items, persons, strict=True):
                 item["group"] = person
-            found["notes"] = [f"intervals: 95 % bootstrap over {len(set(persons))} persons; nll in nats"]
+            found["notes"][0] = f"intervals: 95 % bootstrap over {len(set(persons))} persons; nll in nats"
+        found["notes"] += getattr(test.dataset, "notes", ())
         return found
 
 

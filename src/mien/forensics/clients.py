@@ -26,10 +26,10 @@ from mien.federated.plan import Federated
 from mien.forensics.data import FaceRecords, Faces, ForgedFrames
 from mien.forensics.opening import (
     EMBEDDED,
-    _people,
     layout_of,
     open_test,
     open_training,
+    read_people,
     read_records,
 )
 from mien.room import DataOptions, TestData
@@ -222,7 +222,7 @@ def _forged_kinds(kinds: Any) -> Names:
 
 
 def _of_people(source: str, size: int, options: DataOptions, plan: Federated, alone: int | None) -> ClientFaces:
-    found = _people(source, options, test=False)
+    found = read_people(source, options, test=False)
     people = found.names
     rows: Sequence[int] = range(len(people))
     kept: Sequence[int] = []

@@ -15,6 +15,8 @@ S_b fuses all three streams, S_g image and descriptor. Networks of the second le
 would say about a real one is never asked. w is learned last, on the training scores of the frozen streams.
 
 Differences from the paper
+    * Networks start from random weights unless `network.pretrained` and `dct_network.pretrained` ask for those of
+      ImageNet, from which the paper starts.
     * Attention runs over the patches of an image. The released code attends across the batch, so that a score depends
       on which other images are in it: `attention="batch"`.
     * There is no landmark model here: landmarks are fixed places in an aligned face, 68 or 17.
@@ -61,6 +63,7 @@ from mien.forensics.parts.hfc_fusion import Fusion, Level, decide, fused, learn_
 from mien.forensics.parts.hfc_streams import Attention, DescriptorStream, HeadSize, PatchStream, grey
 from mien.forensics.readers.forgery_nir import FORGED
 from mien.metrics.intervals import Interval
+from mien.nn.empty import empty_loss
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
 
@@ -244,7 +247,7 @@ class HFCMFFD(Detector):
     def _losses(self, stage: str, level: Level, stream: nn.Module, batch: Faces) -> dict[str, Tensor]:
         rows, target = self.targets(level, batch)
         if not len(rows):
-            return {stage: sum((p.sum() * 0 for p in stream.parameters()), torch.zeros((), device=self.device))}
+            return {stage: empty_loss(stream)}
         image, weight = self.seen(batch.image[rows]), self._class_weight(level)
         if not isinstance(stream, PatchStream):
             return {stage: F.cross_entropy(stream(image), target, weight)}

@@ -24,6 +24,11 @@ Differences from the paper
       from it. The decoder is that of SeqFakeFormer (Shao, Wu, Liu, ECCV 2022), whose data and recipe it builds on.
       `scales=(5,), presence=False, backward=False` (and `encoder_layers=2` at the paper's size) is that baseline,
       but that it cannot emit start or padding either.
+    * The backbone starts from random weights unless `network.pretrained` asks for those of ImageNet, from which the
+      paper starts.
+    * b, the weight of R, is learned from 0 and not from 1, where the order of edits was slow to come
+      (`parts.sequence_decoder`). What recovery is told of a list is a mean of SiLU(token + place), since a mean of
+      token + place has no order (`parts.recovery`).
     * phi is the fixed detector's backbone; `features="vgg19"`, or a file, takes VGG-19 instead. psi is optional
       (`use_embedder`). Both stages share batch size and clipping of the run's settings (paper: 32 and 16; 0.1).
     * The recovery stage takes half as many epochs as the detection stage: how many it took is not known.
@@ -65,6 +70,7 @@ from mien.forensics.parts.recovery import (
 from mien.forensics.parts.sequence_decoder import Read, SequenceDetector
 from mien.forensics.readers.seq_deepfake import LONGEST, TOKENS, Vocabulary
 from mien.metrics.intervals import Interval
+from mien.nn.empty import empty_loss
 from mien.nn.network import Network
 from mien.nn.patchgan import PatchGAN, hinge
 from mien.nn.vgg import Vgg19
@@ -277,7 +283,7 @@ class MMNet(Detector):
         batch = draws.batch
         assert batch.original is not None
         if not len(batch.image):
-            return {"real": _nothing(self.rival)}
+            return {"real": empty_loss(self.rival)}
         with torch.no_grad():
             made, _ = self._painted(draws)
         return {
@@ -291,7 +297,7 @@ class MMNet(Detector):
         image, original, weights = draws.batch.image, draws.batch.original, self.supervision
         assert original is not None
         if not len(image):
-            return {"pixel": _nothing(self.recovery)}
+            return {"pixel": empty_loss(self.recovery)}
         made, mask = self._painted(draws)
         losses: dict[str, Tensor] = {}
         if weights.pixel:
@@ -386,8 +392,3 @@ class MMNet(Detector):
         config = super().config()
         config["network"] |= {"pretrained": False, "weights": None}
         return config
-
-
-def _nothing(network: nn.Module) -> Tensor:
-    """The loss of an empty batch: 0, and connected, so that processes keep in step."""
-    return torch.stack([p.sum() for p in network.parameters() if p.requires_grad]).sum() * 0

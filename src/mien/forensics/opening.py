@@ -145,7 +145,7 @@ def open_training(source: str, size: int, options: DataOptions) -> OpenedData:
     """Training and validation data. See `mien.room.Room.open_data`."""
     layout = options.kind if options.kind != "auto" or source == EMBEDDED else layout_of(source)
     if source == EMBEDDED or layout == "people":
-        return _forged(_people(source, options, test=False), size, options)
+        return _forged(read_people(source, options, test=False), size, options)
     records = read_records(source, layout, "train")
     if _made_of_faces(layout, records):
         return _forged(table_people(source, seed=options.seed), size, options)
@@ -162,7 +162,7 @@ def open_test(source: str, size: int, options: DataOptions) -> TestData:
     """Everything in `source`; for "embedded" the people who are never trained on. See `mien.room.Room.open_test`."""
     layout = options.kind if options.kind != "auto" or source == EMBEDDED else layout_of(source)
     if source == EMBEDDED or layout == "people":
-        people = _people(source, options, test=True)
+        people = read_people(source, options, test=True)
         return TestData(forged_frames(people, size, seed=options.seed), people.manifest)
     records = read_records(source, layout, "test")
     if _made_of_faces(layout, records):
@@ -177,7 +177,7 @@ def faces_to_forge(source: str, options: DataOptions, *, test: bool) -> People |
     """The faces that forgeries are made from; None where the data say themselves what is forged."""
     layout = layout_in(source, options)
     if source == EMBEDDED or layout == "people":
-        return _people(source, options, test=test)
+        return read_people(source, options, test=test)
     if layout == "attributes" and _made_of_faces(layout, read_records(source, layout, "test" if test else "train")):
         return table_people(source, seed=options.seed)
     return None
@@ -206,7 +206,7 @@ def _forged(people: People, size: int, options: DataOptions) -> OpenedData:
     return OpenedData(frames, validation, people.manifest)
 
 
-def _people(source: str, options: DataOptions, *, test: bool) -> People:
+def read_people(source: str, options: DataOptions, *, test: bool) -> People:
     """The faces of people's folders, or generated ones."""
     if source == EMBEDDED:
         trained, tested = EMBEDDED_PEOPLE

@@ -26,7 +26,8 @@ Differences from the paper
     * D is made anew in every round. It learns after the model, from the features of the model's own step, so that batch
       norm sees every image once.
     * Batch norm is averaged like weights, unless `federated.norms` says otherwise.
-    * M starts at 0 and S at 1.
+    * Backbones start from random weights unless `network.pretrained` asks for those of ImageNet, from which the paper
+      (inferred, too) starts. M starts at 0 and S at 1.
     * alpha rises over `ramp` rounds, 10 by default: a tenth of 100 rounds. It does not follow the number of rounds.
 
 Example:

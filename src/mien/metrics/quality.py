@@ -23,7 +23,11 @@ EDGE_KERNEL, EDGE_SIGMA, EDGE = 5, 1.0, 100.0
 
 
 def luma(image: Tensor) -> Tensor:
-    """Y of (B, 3, H, W) in [0, 1], (B, 1, H, W) from 16 / 255 to 235 / 255; one channel stays as it is."""
+    """Y of (B, 3, H, W) in [0, 1], (B, 1, H, W) from 16 / 255 to 235 / 255.
+
+    One channel stays as it is, from 0 to 1: errors are then 255 / 219 as large, and PSNR is 1.3 dB lower, than they
+    would be for the same picture in three equal channels.
+    """
     if image.shape[1] == 1:
         return image
     weights = torch.tensor(_LUMA, dtype=image.dtype, device=image.device)

@@ -11,6 +11,9 @@ does not grow with the square of the image.
     pixelate  blocks of 14, 16, ... 26 pixels, 20 at test: resized to side // block, enlarged by repetition
     sticker   a drawn face on a disc, laid over; the stickers of the test are not those of training
     mask      everything becomes the mean colour
+
+Training draws a place in a range, evenly, and then the nearest of its whole numbers: the two ends of those of median
+and pixelate come half as often as the others, all of which the paper draws alike.
 """
 
 from __future__ import annotations

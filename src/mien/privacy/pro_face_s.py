@@ -57,6 +57,7 @@ from mien.engine import Losses, Method, Phase
 from mien.engine.method import Optimizers
 from mien.engine.seeding import stable_seed
 from mien.errors import BadInput
+from mien.nn.empty import empty_loss
 from mien.nn.lpips import Lpips
 from mien.nn.wavelet import haar, inverse_haar
 from mien.optim.recipe import Recipe
@@ -184,8 +185,7 @@ class ProFaceS(Method):
     def losses(self, batch: Portrait) -> Losses:
         """One protection, one recovery with the right key and one with another; gradients flow through all three."""
         if not len(batch.image):
-            nothing = sum(parameter.sum() for parameter in self.parameters()) * 0
-            return {"image": torch.as_tensor(nothing)}
+            return {"image": empty_loss(self)}
         kind, amount = self.obfuscation.draw()
         stickers = torch.randint(STICKERS, (len(batch.image),)).tolist()
         y = self.obfuscation(batch.image, kind, amount, stickers=stickers) * 2 - 1

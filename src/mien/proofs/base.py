@@ -89,7 +89,8 @@ class Proof:
         about: (folder or "embedded") -> one line on the data.
         higher_is_better: The sense of the metric.
         ablations: Further comparisons, name -> (variant, its own baseline); Holm-corrected together.
-        controls: Variants that must NOT succeed (shuffled labels), name -> (low, high) that the mean must lie in.
+        controls: Variants that must NOT succeed (shuffled labels), name -> (low, high) that the mean must lie in; in
+            the place of high, the name of a variant stands for its mean.
         check: Optional (folder or "embedded") -> JSON on the data themselves (confounds), made once.
         seeds: How many, by default.
         notes: Lines for the reader of the result: what was tried, what it does not show.
@@ -105,14 +106,15 @@ class Proof:
     about: Callable[[str], str]
     higher_is_better: bool = True
     ablations: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    controls: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    controls: Mapping[str, tuple[float, float | str]] = field(default_factory=dict)
     check: Callable[[str], Any] | None = None
     seeds: int = 5
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        pairs = [self.primary, self.baseline, *self.controls, *(v for pair in self.ablations.values() for v in pair)]
-        for name in pairs:
+        named = [self.primary, self.baseline, *self.controls, *(v for pair in self.ablations.values() for v in pair)]
+        named += [high for _, high in self.controls.values() if isinstance(high, str)]
+        for name in named:
             if name not in self.variants:
                 raise BadInput(f"proof {self.name!r} names the variant {name!r}: there are {', '.join(self.variants)}")
 

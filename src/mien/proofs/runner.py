@@ -12,7 +12,6 @@ import json
 import math
 import multiprocessing
 import resource
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.catalog import load_object
-from mien.engine.run import versions
+from mien.engine.run import commit, versions
 from mien.errors import BadInput, TrainingStopped
 from mien.files import whole_file, write_json
 from mien.job import EMBEDDED
@@ -220,7 +219,11 @@ def gather(
     rows = {name: _paired(main[one], main[other]) for name, (one, other) in proof.ablations.items()}
     corrected = holm({name: row.p for name, row in rows.items() if row.p is not None})
     metrics = sorted({key for by_seed in values.values() for v in by_seed.values() for key in v} - {proof.metric})
-    controls = {name: _control(list(main[name].values()), bounds) for name, bounds in proof.controls.items()}
+    means = {name: sum(by_seed.values()) / len(by_seed) for name, by_seed in main.items()}
+    controls = {
+        name: _control(means[name], low, means[high] if isinstance(high, str) else high)
+        for name, (low, high) in proof.controls.items()
+    }
     return {
         "name": proof.name,
         "claim": proof.claim,
@@ -252,7 +255,7 @@ def gather(
         "cost": {name: dict(cost) for name, cost in costs.items()},
         "notes": list(proof.notes),
         "versions": versions(),
-        "commit": _commit(),
+        "commit": commit(),
         "command": f"mien prove {proof.name}" + ("" if data == EMBEDDED else f" --data {Path(data).resolve().name}"),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -262,21 +265,9 @@ def _paired(first: Mapping[str, float], second: Mapping[str, float]) -> Interval
     return paired_t([first[seed] - second[seed] for seed in first])
 
 
-def _control(values: list[float], bounds: tuple[float, float]) -> dict[str, Any]:
-    mean = sum(values) / len(values)
-    return {"mean": mean, "must_lie_in": list(bounds), "passed": bounds[0] <= mean <= bounds[1]}
+def _control(mean: float, low: float, high: float) -> dict[str, Any]:
+    return {"mean": mean, "must_lie_in": [low, high], "passed": low <= mean <= high}
 
 
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this file lies in, or None for an installed package."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return None
-    return found.stdout.strip() or None

@@ -31,6 +31,8 @@ Differences from the paper (of which only the abstract and the code's settings w
       3000, whatever the data); its first C rows are used. They are overwritten at the start of every epoch, and Adam's
       moments of them are kept, as in the code: the first moment has forgotten the old cluster after some twenty steps.
     * With several processes the ensembles see the crops of all of them.
+    * What the code has switched off by default is left out: a mean teacher (weights averaged at 0.999), a memory of
+      hard samples, and a memory of single crops (of its DCMIP base).
     * What `mien.reid.cluster_contrast` lists.
 
 Example:
@@ -135,8 +137,9 @@ class NCPLR(ClusterContrast):
         weighting: How neighbours count; see `neighbour_weights`.
         tau: Temperature of the weights, > 0.
         neighbourhood: "graph" for N(i); "self" is the control with N(i) = {i}.
-        max_clusters: Rows of the classifier W, the most clusters that there can be. None: one for every four training
-            crops; where the data are not known (in Python), the released code's 3000.
+        max_clusters: Rows of the classifier W, the most clusters that there can be. None: one for every two training
+            crops, enough unless `clustering.min_samples` is 1; where the data are not known (in Python), the released
+            code's 3000.
     """
 
     name = "ncplr"

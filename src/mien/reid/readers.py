@@ -49,13 +49,16 @@ PARTS: dict[Part, tuple[str, ...]] = {"train": ("train", "training"), "test": ("
 
 _BOXES = ("bounding_box_train", "query", "bounding_box_test")
 _VEHICLES = ("image_train", "image_query", "image_test")
-_DOWNLOAD = {
-    "market1501": "unpack Market-1501-v15.09.15.zip and name its folder",
-    "dukemtmc-reid": "unpack DukeMTMC-reID.zip and name its folder",
-    "personx": "unpack PersonX and name its folder, or that of one of its scenes",
-    "veri776": "unpack VeRi.zip (VeRi-776, on request from its authors) and name its folder",
-    "msmt17": "unpack MSMT17_V1 or MSMT17_V2 (on request from its authors) and name its folder",
+DOWNLOAD = {
+    "market1501": f"unpack Market-1501-v15.09.15.zip and name its folder, with {', '.join(_BOXES)} in it",
+    "dukemtmc-reid": f"unpack DukeMTMC-reID.zip and name its folder, with {', '.join(_BOXES)} in it",
+    "personx": f"unpack PersonX and name its folder, or that of one of its scenes, with {', '.join(_BOXES)} in it",
+    "veri776": "unpack VeRi.zip (VeRi-776, on request from its authors) and name its folder, with "
+    f"{', '.join(_VEHICLES)} in it",
+    "msmt17": "unpack MSMT17_V1 or MSMT17_V2 (on request from its authors) and name its folder, with list_train.txt, "
+    "list_val.txt, list_query.txt and list_gallery.txt in it",
 }
+"""Kind -> what to download and how it must lie."""
 
 Crop = tuple[Path, str, int]
 """File, name of the person, camera."""
@@ -118,12 +121,12 @@ def _boxes(path: Path, part: Part, layout: str) -> PersonData:
         crops: list[Crop] = []
         for number, root in enumerate(roots):
             if not (root / folder).is_dir():
-                raise BadInput(f"{root}: no folder {folder}: {_DOWNLOAD[layout]}")
+                raise BadInput(f"{root}: no folder {folder}: {DOWNLOAD[layout]}")
             prefix = f"{layout}/{root.name}/" if len(roots) > 1 else f"{layout}/"
             crops += [_named(image, prefix, number) for image in list_images(root / folder)]
         lists.append([crop for crop in crops if not crop[1].endswith("/-1")])  # -1: junk, by the protocol left out
     if not roots or not all(lists):
-        raise BadInput(f"{path}: {' and '.join(wanted)} hold no images: {_DOWNLOAD[layout]}")
+        raise BadInput(f"{path}: {' and '.join(wanted)} hold no images: {DOWNLOAD[layout]}")
     return _parts(lists, part, f"{layout} ({part} part) in {path.name}")
 
 
@@ -138,14 +141,14 @@ def _msmt17(path: Path, part: Part, layout: str) -> PersonData:
     lists: list[tuple[str, ...]] = [("train", "val")] if part == "train" else [("query",), ("gallery",)]
     folder = next((path / name for name in (part, f"mask_{part}_v2") if (path / name).is_dir()), None)
     if folder is None:
-        raise BadInput(f"{path}: no folder {part} or mask_{part}_v2: {_DOWNLOAD[layout]}")
+        raise BadInput(f"{path}: no folder {part} or mask_{part}_v2: {DOWNLOAD[layout]}")
     found = [[crop for name in names for crop in _listed(path / f"list_{name}.txt", folder, part)] for names in lists]
     return _parts(found, part, f"{layout} ({part} part) in {path.name}")
 
 
 def _listed(table: Path, folder: Path, part: Part) -> list[Crop]:
     if not table.is_file():
-        raise BadInput(f"{table} does not exist: {_DOWNLOAD['msmt17']}")
+        raise BadInput(f"{table} does not exist: {DOWNLOAD['msmt17']}")
     crops = []
     for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():

@@ -12,7 +12,7 @@ from mien.errors import BadInput
 from mien.reid.answers import answer
 from mien.reid.embedder import Embedder
 from mien.reid.opening import crops_in, open_test, open_training
-from mien.reid.readers import LAYOUTS
+from mien.reid.readers import DOWNLOAD, LAYOUTS
 from mien.reid.scoring import evaluate
 from mien.room import Answers, DataOptions, Preset, PresetName, Room, TestData, Using
 
@@ -32,6 +32,7 @@ class ReidRoom(Room):
 
     family = "reid"
     kinds = LAYOUTS
+    how_to_get = DOWNLOAD
 
     def preset(self, name: str, preset: PresetName) -> Preset:
         """The paper's: ResNet-50 at 320 x 128 pixels, 50 epochs of 200 batches. Small: minutes on a laptop."""
@@ -40,8 +41,12 @@ class ReidRoom(Room):
         return Preset(config=SMALL, settings={"batch_size": 64, "validate_every": 5}, epochs=15)
 
     def data_config(self, name: str, source: str, options: DataOptions) -> dict[str, Any]:
-        """Room for the clusters that the crops can have: one for every four."""
-        return {"max_clusters": max(crops_in(source, options) // 4, 2)} if name == "ncplr" else {}
+        """Room for the clusters that the crops can have: one for every two.
+
+        That is enough for `min_samples` m from 2 on: a cluster has two cores, or one core with m - 1 crops at its
+        border, each of which m - 2 clusters share at most (with more neighbours it were a core itself).
+        """
+        return {"max_clusters": max(crops_in(source, options) // 2, 2)} if name == "ncplr" else {}
 
     def open_data(self, source: str, method: Method, options: DataOptions) -> TrainingData:
         """See `mien.reid.opening`."""

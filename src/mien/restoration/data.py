@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from mien.data.images import load_tensor
 from mien.errors import BadInput
+from mien.restoration.degradation import Degradation
 
 Degrade = Callable[[Tensor], Tensor]
 """(C, H, W) in [0, 1] -> (C, H / scale, W / scale) in [0, 1]; draws from torch's global generator."""
@@ -44,10 +45,12 @@ class Picture:
     Args:
         path: The picture as it was.
         degraded: The same as it came from a camera, or None: it is degraded here.
+        enlarged: Whether `degraded` was enlarged to the size of `path`: it is shrunk again when it is loaded.
     """
 
     path: Path
     degraded: Path | None = None
+    enlarged: bool = False
 
 
 class Crops(Dataset[Degraded]):
@@ -143,6 +146,9 @@ def load(picture: Picture | Tensor, colours: int, scale: int) -> tuple[Tensor, T
         return grey(picture) if colours == 1 else picture, None, "picture"
     image = load_tensor(picture.path)
     partner = None if picture.degraded is None else load_tensor(picture.degraded)
+    if partner is not None and picture.enlarged:
+        height, width = (n // scale * scale for n in partner.shape[-2:])
+        partner = Degradation("bicubic").apply(partner[:, :height, :width], scale)
     if partner is not None and any(a // scale != b for a, b in zip(image.shape[-2:], partner.shape[-2:], strict=True)):
         found = " x ".join(map(str, partner.shape[-2:]))
         raise BadInput(f"{picture.degraded} is {found} pixels: 1 / {scale} of {picture.path.name} is needed")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mien.data.images import open_image
 from mien.data.listing import list_images
 from mien.data.people import render_faces, sample_people
 from mien.errors import BadInput, unknown_name
@@ -23,6 +24,14 @@ EMBEDDED = "embedded"
 Part = Literal["train", "test"]
 EMBEDDED_PEOPLE = {"train": range(24), "test": range(24, 32)}
 _PHOTO = {"train": "china.jpg", "test": "flower.jpg"}
+DOWNLOAD = {
+    "div2k": "unpack DIV2K_train_HR.zip and DIV2K_valid_HR.zip into this folder; small pictures, if any, as "
+    "DIV2K_train_LR_bicubic/X4/0001x4.png",
+    "realsr": "unpack RealSR into this folder, so that Canon/Train/4/ and Canon/Test/4/ hold NAME_HR.png "
+    "beside NAME_LR4.png, and Nikon/ likewise",
+    "pairs": "give large and small pictures of the same name in hr/ and lr/",
+}
+"""Kind -> what to download and how it must lie."""
 _REALSR = re.compile(r"(?P<name>.+)_(?P<kind>HR|LR(?P<scale>[234]))$")
 
 
@@ -33,35 +42,37 @@ def plain_folder(folder: Path, part: Part, scale: int) -> list[Picture]:
 
 def pair_folders(folder: Path, part: Part, scale: int) -> list[Picture]:
     """FOLDER/hr/NAME.* and FOLDER/lr/NAME.*, the latter `scale` times smaller."""
-    return _paired(folder / "hr", folder / "lr", lambda path: path.stem)
+    return _paired(folder / "hr", folder / "lr", "pairs", lambda path: path.stem)
 
 
 def div2k(folder: Path, part: Part, scale: int) -> list[Picture]:
     """DIV2K_train_HR, DIV2K_valid_HR/NNNN.png; where DIV2K_*_LR_bicubic/X4/NNNNx4.png lies beside, its partners."""
     split = "train" if part == "train" else "valid"
-    whole = _existing(folder / f"DIV2K_{split}_HR")
+    whole = _existing(folder / f"DIV2K_{split}_HR", "div2k")
     small = folder / f"DIV2K_{split}_LR_bicubic" / f"X{scale}"
     if not small.is_dir():
         return [Picture(path) for path in list_images(whole)]
-    return _paired(whole, small, lambda path: path.stem.removesuffix(f"x{scale}"))
+    return _paired(whole, small, "div2k", lambda path: path.stem.removesuffix(f"x{scale}"))
 
 
 def realsr(folder: Path, part: Part, scale: int) -> list[Picture]:
     """RealSR: Canon and Nikon, Train and Test, 2 to 4: NAME_HR.png beside NAME_LR4.png.
 
-    Version 3 publishes the camera's picture at the size of the other one: it is not `scale` times smaller, and such
-    pairs are refused when they are loaded; version 2's and smaller copies work.
+    Version 3 publishes the camera's picture enlarged to the size of the other one: there, as the first pair shows, it
+    is shrunk by `scale` again.
     """
     found: dict[tuple[Path, str], dict[str, Path]] = {}
     for camera in ("Canon", "Nikon"):
-        for path in list_images(_existing(folder / camera / part.capitalize() / str(scale))):
+        for path in list_images(_existing(folder / camera / part.capitalize() / str(scale), "realsr")):
             match = _REALSR.match(path.stem)
             if match is not None and match["scale"] in (None, str(scale)):
                 found.setdefault((path.parent, match["name"]), {})["HR" if match["scale"] is None else "LR"] = path
     lonely = [f"{where / name}" for (where, name), both in found.items() if len(both) < 2]
     if lonely:
         raise BadInput(f"{lonely[0]}: only one of _HR and _LR{scale} is there ({len(lonely)} such)")
-    return [Picture(both["HR"], both["LR"]) for _, both in sorted(found.items())]
+    pairs = [(both["HR"], both["LR"]) for _, both in sorted(found.items())]
+    enlarged = len({open_image(path).size for path in pairs[0]}) == 1 if pairs else False
+    return [Picture(whole, small, enlarged) for whole, small in pairs]
 
 
 READERS: dict[str, Callable[[Path, Part, int], list[Picture]]] = {
@@ -113,15 +124,15 @@ def embedded(part: Part) -> list[Tensor]:
     return [*tiles, *torch.from_numpy(faces)]
 
 
-def _existing(folder: Path) -> Path:
+def _existing(folder: Path, kind: str) -> Path:
     if not folder.is_dir():
-        raise BadInput(f"{folder} is missing: unpack the data set as its owners publish it")
+        raise BadInput(f"{folder} is missing: {DOWNLOAD[kind]}")
     return folder
 
 
-def _paired(whole: Path, small: Path, name: Callable[[Path], str]) -> list[Picture]:
-    partners = {name(path): path for path in list_images(_existing(small))}
-    pictures = [(path, partners.pop(path.stem, None)) for path in list_images(_existing(whole))]
+def _paired(whole: Path, small: Path, kind: str, name: Callable[[Path], str]) -> list[Picture]:
+    partners = {name(path): path for path in list_images(_existing(small, kind))}
+    pictures = [(path, partners.pop(path.stem, None)) for path in list_images(_existing(whole, kind))]
     missing = [path for path, partner in pictures if partner is None]
     if missing or partners:
         lonely = missing[0] if missing else next(iter(partners.values()))

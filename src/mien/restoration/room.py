@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,10 +23,10 @@ from mien.metrics.quality import luma, psnr, ssim, without_border
 from mien.progress import track
 from mien.restoration.data import Crops, Degraded, Picture, Whole
 from mien.restoration.degradation import Degradation
-from mien.restoration.readers import EMBEDDED, HAS_PARTS, READERS, Part, embedded, layout_of, read
+from mien.restoration.readers import DOWNLOAD, EMBEDDED, HAS_PARTS, READERS, Part, embedded, layout_of, read
 from mien.restoration.restorer import Restorer
 from mien.restoration.tad_sr import TADSR
-from mien.restoration.tiles import Tiles, strips
+from mien.restoration.tiles import Tiles, fitted_tiles, strips
 from mien.room import Answers, DataOptions, Preset, PresetName, Room, Row, TestData, Using
 
 LIMITS = (
@@ -50,15 +50,16 @@ class OpenedPictures(Fixed):
 
 
 class Restoration(Room):
-    """Pictures degraded here, or pairs; PSNR and SSIM on luma without the border."""
+    """Pictures degraded here, or pairs; PSNR and SSIM on luma, or on grey, without the border."""
 
     family = "restoration"
     kinds: ClassVar[tuple[str, ...]] = ("auto", *READERS)
+    how_to_get: ClassVar[Mapping[str, str]] = DOWNLOAD
 
     def preset(self, name: str, preset: PresetName) -> Preset:
-        """The paper's; or a network of 0.3 M weights that works in pixels, for a laptop."""
+        """The paper's, in pixels as its latents are not shipped; or a network of 0.3 M weights, for a laptop."""
         if preset == "paper":
-            return Preset(settings={"batch_size": 64}, epochs=50)
+            return Preset({"crop": 64}, {"batch_size": 64}, epochs=50)  # pixels where the paper has 64 x 64 latents
         network = {"base": 16, "multipliers": [1, 2], "blocks": 1, "attention": [1], "width": 32, "norm": "pixel"}
         recipe = {"lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 50}
         return Preset(
@@ -139,6 +140,7 @@ class Restoration(Room):
             for i, image in enumerate(shown):
                 pictures.append(f"example-{i}.png")
                 save_png(out / pictures[-1], image.expand(3, -1, -1))
+        seen = "grey levels" if model.space.colours == 1 else "luma of BT.601"
         return {
             "metrics": {name: interval_json(interval) for name, interval in table.items()},
             "primary": "psnr",
@@ -148,7 +150,7 @@ class Restoration(Room):
             ],
             "pictures": pictures,
             "notes": [
-                f"intervals: 95 % bootstrap over {count} pictures; luma of BT.601, {model.scale} border pixels off",
+                f"intervals: 95 % bootstrap over {count} pictures; {seen}, {model.scale} border pixels off",
                 *([f"examples: bicubic, {model.name}, truth"] if pictures else []),
                 *([f"{total - count} pictures were left out"] if count < total else []),
             ],
@@ -162,6 +164,7 @@ class Restoration(Room):
 
 
 def _rows(model: Restorer, items: list[Item], out: Path | None) -> Iterator[Row]:
+    tiles: Tiles | None = None
     for number, ((item, image),) in enumerate(load_ahead(batches_of(items, 1), load_image)):
         if isinstance(image, str):
             yield Row(item.name, error=image)
@@ -170,14 +173,15 @@ def _rows(model: Restorer, items: list[Item], out: Path | None) -> Iterator[Row]
         name = None
         if out is not None:
             name = f"restored-{number:05d}-{Path(item.name).stem}.png"
-            result = np.concatenate(list(strips(model, to_uint8(image), Tiles())))
+            tiles = tiles or fitted_tiles(model)
+            result = np.concatenate(list(strips(model, to_uint8(image), tiles)))
             save_png(out / name, torch.from_numpy(result).permute(2, 0, 1).float() / 255)
         size = {"height": height * model.scale, "width": width * model.scale}
         yield Row(item.name, {"from_height": height, "from_width": width, **size, "picture": name})
 
 
 def quality(result: Tensor, truth: Tensor, border: int) -> dict[str, float]:
-    """PSNR in dB and SSIM of luma, the border left out; images (1, C, H, W) in [0, 1]."""
+    """PSNR in dB and SSIM of luma (`mien.metrics.quality.luma`), the border left out; images (1, C, H, W) in [0, 1]."""
     a, b = (without_border(luma(x), border) for x in (result, truth))
     return {"psnr": float(psnr(a, b)), "ssim": float(ssim(a, b))}
 
@@ -203,6 +207,8 @@ def _pictures(
     kind = layout_of(Path(source)) if options.kind == "auto" else options.kind
     found = read(source, part, kind, model.scale)
     about = f"{len(found)} pictures in {Path(source).name}" + (f", {part}" if kind in HAS_PARTS else "")
+    if any(picture.enlarged for picture in found):
+        about += f", the camera's of each pair shrunk by {model.scale} from the size of the other"
     files = sorted(set(fingerprints([picture.path for picture in found])))
     return list(found), {"groups": [], "files": files, "description": about}
 

@@ -16,10 +16,15 @@ L_HSD has no meaning as a value, only its gradient g / numel has. For a Gaussian
 that answers with its posterior mean, g = gain (z - z*) with gain = (1 - eta) sigma / ((1 - eta)^2 v + sigma^2) and
 sigma = kappa sqrt(eta): small t' amplify what varies little, which is detail.
 
-Differences from the paper: the student's forward pass is made once for each of the two optimisers; window attention is
-of the second Swin generation, so released weights do not fit; images in place of ImageNet crops are the user's own.
-Noise for g and for D is Gaussian, as in the paper's formulas: the released code's uniform noise is `noise="uniform"`,
-and its input that is scaled twice `scaled_twice=True`.
+Differences from the paper
+    * It restores latents of a VQ autoencoder, crops of 256 pixels being 64 x 64 latents; here pixels are the default,
+      since no autoencoder comes along. The paper preset is the paper's network on crops of 64 pixels. For latents:
+      `--method.autoencoder.name FOLDER --method.crop 256`, FOLDER a VQModel of diffusers that shrinks by 4.
+    * The paper preset counts passes over the user's pictures; the paper makes 30,000 updates on crops of ImageNet.
+    * The student's forward pass is made once for each of the two optimisers.
+    * Window attention is of the second Swin generation, so released weights do not fit.
+    * Noise for g and for D is Gaussian, as in the paper's formulas: the released code's uniform noise is
+      `noise="uniform"`, and its input that is scaled twice `scaled_twice=True`.
 
 >>> method = TADSR(network=UNetSize(16, (1, 2), 1, attention=(1,), width=32), process=ResidualShift(4))
 >>> method.restore(torch.rand(1, 3, 16, 16)).shape  # before the student stage: the teacher's steps
@@ -35,13 +40,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mien.diffusion.residual_shift import Predictor, ResidualShift
 from mien.diffusion.unet import UNet, UNetSize
 from mien.engine import Losses, Optimizers, Phase, Stages, Step
 from mien.errors import BadInput
+from mien.nn.empty import empty_loss
 from mien.optim.recipe import Recipe
 from mien.restoration.autoencoder import Autoencoder
 from mien.restoration.data import Degraded
@@ -233,7 +239,7 @@ class TADSR(Restorer):
     def teacher_losses(self, batch: Degraded) -> Losses:
         """MSE of the predicted x0 at uniform times."""
         if not len(batch.image):
-            return {"mse": _nothing(self.teacher)}
+            return {"mse": empty_loss(self.teacher)}
         x0, y = self.space.encode(batch.image), self._start(batch.degraded)
         t = torch.randint(1, self.process.steps + 1, (len(y),), device=y.device)
         x_t = self.process.noised(x0, y, t, torch.randn_like(y))
@@ -258,7 +264,7 @@ class TADSR(Restorer):
         assert self.student is not None
         assert self.discriminator is not None
         if not len(draws.y):
-            return {"real": _nothing(self.discriminator)}
+            return {"real": empty_loss(self.discriminator)}
         with torch.no_grad():
             z = self.process.one_step(self._bound(self.student, draws.batch.degraded), draws.y, draws.start)
             real = self._features(self.space.encode(draws.batch.image), draws)
@@ -269,7 +275,7 @@ class TADSR(Restorer):
         """L_reg, L_HSD and L_G, weighted."""
         assert self.student is not None
         if not len(draws.y):
-            return {"regression": _nothing(self.student)}
+            return {"regression": empty_loss(self.student)}
         how = self.distillation
         z = self.process.one_step(self._bound(self.student, draws.batch.degraded), draws.y, draws.start)
         losses: dict[str, Tensor] = {"regression": F.mse_loss(z, draws.target)}
@@ -319,11 +325,6 @@ class TADSR(Restorer):
 
     def _bound(self, network: UNet, degraded: Tensor) -> Predictor:
         return lambda x, t: network(self._joined(x, degraded), t)
-
-
-def _nothing(network: nn.Module) -> Tensor:
-    """The loss of an empty batch: 0, and connected, so that processes keep in step."""
-    return torch.stack([p.sum() for p in network.parameters() if p.requires_grad]).sum() * 0
 
 
 def faces(method: Distillation = Distillation()) -> Distillation:

@@ -80,6 +80,14 @@ class Tiles:
         return Tiles(-(-self.core // step) * step, -(-self.margin // step) * step)
 
 
+def fitted_tiles(method: Restorer, core: int = Tiles.core, margin: int | None = None) -> Tiles:
+    """Tiles for a network; the margin, where none is given, is as wide as it looks."""
+    if margin is None:
+        far = reach(method)
+        margin = Tiles.margin if far == NO_REACH else max(far, FADE)
+    return Tiles(core, margin).fitted(method)
+
+
 def tile_count(picture: np.ndarray, scale: int, tiles: Tiles) -> int:
     """How many tiles a picture (h, w, 3) is cut into."""
     return math.prod(len(_borders(n * scale, tiles.core)) - 1 for n in picture.shape[:2])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mien.attacks import robustness_curve, worst_case
+from mien.attacks import limits, robustness_curve, worst_case
 from mien.attacks.probe import answers
 from mien.classification.room import ClassificationRoom
 from mien.engine import Method, evaluation_loader
@@ -140,7 +140,8 @@ def _notes(model: RobustClassifier, attacked: Measured) -> list[str]:
         lines.append(f"{ALIVE} leaves out budgets at which nothing is right: {', '.join(dead)}")
     if attacked.broken:
         words = ", ".join(f"{name} broke {count}" for name, count in attacked.broken.items())
-        lines.append(f"suite_accuracy: what no attack of the suite broke ({words} images, in this order)")
+        missing = limits(threat.suite(len(model.classes)))
+        lines.append(f"suite_accuracy: what no attack of the suite broke ({words} images, in this order; {missing})")
     return lines
 
 

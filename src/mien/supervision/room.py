@@ -58,7 +58,8 @@ class Supervision(ClassificationRoom):
         data = read(source, part, options.kind)
         if part == "train":
             data = without_copies(data, lambda: read(source, "test", options.kind))
-        data = data.without(model.leave_out).relabelled(model.classes)
+        left_out = [name for name in model.leave_out if part == "train" or name in data.classes]
+        data = data.without(left_out).relabelled(model.classes)
         if part == "test":
             return with_rows(data, model.noise, model.image_size)
         model.noise = model.noise.seeded(options.seed)

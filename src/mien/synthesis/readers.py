@@ -39,6 +39,14 @@ EMBEDDED_PAIRS = {"train": range(256), "test": range(1_000_000, 1_000_064)}
 
 Part = Literal["train", "test"]
 PARTS: dict[str, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
+DOWNLOAD = {
+    "folders": "give a folder for each side, files of the same name in them (sketch/7.png and photo/7.png)",
+    "side-by-side": "give files that hold both halves side by side, or a folder for each side",
+    "sen12": "download SEN1-2, a season at least, and unpack it into this folder, so that "
+    "s1_1/ROIs1158_spring_s1_1_p30.png (radar) and s2_1/ROIs1158_spring_s2_1_p30.png (optical) lie in ROIs1158_spring/",
+    "arrays": "save an .npz file with two arrays of images",
+}
+"""Kind -> what to download and how it must lie."""
 MAX_ARRAY_BYTES = 2 * 2**30
 
 KNOWN_SIDES = (
@@ -101,7 +109,7 @@ def read(source: str, part: Part, kind: str = "auto", sides: tuple[str | None, s
         raise BadInput(f"{path} is a file: give a folder of pairs, or an .npz file")
     found = READERS[layout](path, part, sides)
     if not found.pairs:
-        raise BadInput(f"{path}: no pairs of images here, {part} part")
+        raise BadInput(f"{path}: no pairs of images here, {part} part: {DOWNLOAD[layout]}")
     return found
 
 
@@ -154,6 +162,8 @@ def folders(path: Path, part: Part, sides: tuple[str | None, str | None]) -> Fou
     if not there and _side_folders(path):
         wanted = " or ".join(PARTS[part])
         raise BadInput(f"{path} has no {part} part: put its pairs into folders named {wanted}")
+    if not there:
+        raise BadInput(f"{path}: no folders of two sides here: {DOWNLOAD['folders']}")
     chosen = _chosen(tuple(there), sides, str(path))
     files = [_by_stem(there[name]) for name in chosen]
     _complete(files[0], files[1], [there[name] for name in chosen])

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from mien.job import merged
 from mien.room import Answers, DataOptions, Preset, PresetName, Room, Row, TestData, Using
 from mien.synthesis import scoring
 from mien.synthesis.data import Pair, Pairs
-from mien.synthesis.readers import EMBEDDED, READERS, Found, Part, read, side_names
+from mien.synthesis.readers import DOWNLOAD, EMBEDDED, READERS, Found, Part, read, side_names
 from mien.synthesis.translator import Translator
 
 MODES = ("resize", "whole")
@@ -63,6 +63,7 @@ class Synthesis(Room):
 
     family = "synthesis"
     kinds: ClassVar[tuple[str, ...]] = ("auto", *READERS)
+    how_to_get: ClassVar[Mapping[str, str]] = DOWNLOAD
     takes_features = True
 
     def preset(self, name: str, preset: PresetName) -> Preset:

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from mien.engine import Losses, Method, Optimizers, Phase, Step
 from mien.errors import BadInput
 from mien.metrics.quality import psnr, ssim
+from mien.nn.empty import empty_loss
 from mien.nn.patchgan import FakePool, Features, PatchGAN, feature_matching, initialise, least_squares
 from mien.nn.vgg import Vgg19, perceptual_loss
 from mien.optim.recipe import Recipe
@@ -160,7 +161,7 @@ class Translator(Method):
     def generator_losses(self, batch: Translation) -> Losses:
         """The weighted losses of the generator; its pictures are kept in the batch for the discriminator."""
         if not len(batch.input):
-            return {"l1": _nothing(self.generator)}
+            return {"l1": empty_loss(self.generator)}
         made, real, weights = self.generated(batch.input), signed(batch.image), self.weights
         losses: dict[str, Tensor] = {}
         if self.rival is not None:
@@ -187,7 +188,7 @@ class Translator(Method):
         assert self.rival is not None
         assert self.pool_of_fakes is not None
         if not len(batch.input):
-            return {"real": _nothing(self.rival)}
+            return {"real": empty_loss(self.rival)}
         with torch.no_grad():
             made = batch.made if batch.made is not None else self.generated(batch.input)
             fakes = self.pool_of_fakes.exchange(torch.cat([signed(batch.input), made], dim=1))
@@ -244,11 +245,6 @@ def signed(image: Tensor) -> Tensor:
 def unsigned(image: Tensor) -> Tensor:
     """[-1, 1] to [0, 1]."""
     return (image + 1) / 2
-
-
-def _nothing(module: nn.Module) -> Tensor:
-    """A zero that is connected to the parameters: the loss of an empty batch."""
-    return torch.stack([parameter.sum() for parameter in module.parameters()]).sum() * 0
 
 
 def mirrored_to(image: Tensor, multiple: int) -> Tensor:

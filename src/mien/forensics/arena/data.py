@@ -59,10 +59,17 @@ class Part:
     Args:
         faces: uint8 (N, 3, H, W).
         people: (N,).
+        donors: Group of each, (N,): a swap's donor is of the same one, so that groups can be compared. None: anybody.
     """
 
     faces: Tensor
     people: list[str]
+    donors: list[str] | None = None
+
+    def part(self, rows: Sequence[int]) -> Part:
+        """Some of the faces."""
+        donors = None if self.donors is None else [self.donors[i] for i in rows]
+        return Part(self.faces[list(rows)], [self.people[i] for i in rows], donors)
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,10 @@ class Material:
 
     def checked(self, seed: int, *, strict: bool) -> Material:
         """With the confound check made; with `strict`, marked kinds are refused."""
-        frames = ForgedFrames(self.test.faces, self.test.people, self.test.faces.shape[-1], kinds=KINDS, seed=seed + 1)
+        test = self.test
+        frames = ForgedFrames(
+            test.faces, test.people, test.faces.shape[-1], kinds=KINDS, seed=seed + 1, donors=test.donors
+        )
         report = confound_report(frames.image, frames.kinds, frames.groups)
         if strict:
             report.require_clean()
@@ -100,30 +110,32 @@ def material(data: str, train_faces: int, test_faces: int, group_by: str | None,
     Raises:
         BadInput: Fewer than six persons, or groups are asked for where there are none.
     """
-    groups: Mapping[str, str] | None
+    values: list[str] | None = None
     if data == EMBEDDED:
         trained, tested = EMBEDDED_PEOPLE
         faces, people = generated_people(range(trained + tested), EMBEDDED_FACES)
-        groups, files = None, []
+        files: Sequence[str] = []
     else:
         found = _read(data, 2 * (train_faces + test_faces), seed)
         faces, people, files = found.faces, found.names, found.manifest["files"]
-        known = found.attributes and (group_by is None or group_by in found.attributes[0])
-        groups = dict(zip(people, found.values(group_by), strict=True)) if known and group_by else None
-    if group_by is not None and groups is None:
+        if group_by is not None and found.attributes and group_by in found.attributes[0]:
+            values = found.values(group_by)
+    if group_by is not None and values is None:
         raise BadInput(f"--group-by is {group_by!r}: {data} has no labels.csv with such a column")
     count = len(set(people))
     if count < 6:
         raise BadInput(f"{data} holds {count} persons: the arena needs at least 6, four to train and two to test on")
-    parts = split_by_group(people, (TRAIN_SHARE, 1 - TRAIN_SHARE), seed=seed)
-    train, test = _some(faces, people, parts[0], train_faces, seed), _some(faces, people, parts[1], test_faces, seed)
+    whole = Part(faces, people, values)
+    parts = split_by_group(people, (TRAIN_SHARE, 1 - TRAIN_SHARE), seed=seed, labels=values)
+    train, test = _some(whole, parts[0], train_faces, seed), _some(whole, parts[1], test_faces, seed)
     where = "generated faces" if data == EMBEDDED else f"faces in {Path(data).name}"
     about = (
         f"{where}: {len(train.people)} of {len(set(train.people))} persons to train, {len(test.people)} of "
         f"{len(set(test.people))} others to test"
     )
     manifest = {"groups": sorted(set(train.people)), "files": sorted(files), "description": f"forgeries, {about}"}
-    return Material(train, test, groups, about, manifest)
+    group_of = None if values is None else dict(zip(people, values, strict=True))
+    return Material(train, test, group_of, about, manifest)
 
 
 def _read(data: str, most: int, seed: int) -> People:
@@ -135,11 +147,10 @@ def _read(data: str, most: int, seed: int) -> People:
     return People(faces, people, [], {"files": sorted(set(fingerprints([record.path for record in records])))})
 
 
-def _some(faces: Tensor, people: Sequence[str], rows: Sequence[int], most: int, seed: int) -> Part:
+def _some(whole: Part, rows: Sequence[int], most: int, seed: int) -> Part:
     """At most so many of the rows, drawn from the seed."""
     drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most].sort().values.tolist()
-    chosen = [list(rows)[i] for i in drawn]
-    return Part(faces[chosen], [people[i] for i in chosen])
+    return whole.part([rows[i] for i in drawn])
 
 
 # --- what a detector sees -------------------------------------------------------------------------------------
@@ -159,31 +170,32 @@ def exam(detector: Detector, found: Material, seed: int) -> Dataset[Faces]:
 
 def _clients(detector: Detector, found: Material, kinds: Sequence[str], seed: int) -> ClientFaces:
     """A client for each kind of forgery, with persons of its own."""
-    people = found.train.people
-    shares = split_by_group(people, [1 / len(kinds)] * len(kinds), seed=seed)
-    datasets = []
-    for kind, rows in zip(kinds, shares, strict=True):
-        part = Part(found.train.faces[list(rows)], [people[i] for i in rows])
-        datasets.append(BUILDERS[detector.sees][0](detector, part, (kind,), seed))
+    shares = split_by_group(found.train.people, [1 / len(kinds)] * len(kinds), seed=seed, labels=found.train.donors)
+    datasets = [
+        BUILDERS[detector.sees][0](detector, found.train.part(rows), (kind,), seed)
+        for kind, rows in zip(kinds, shares, strict=True)
+    ]
     return ClientFaces(list(kinds), datasets, {}, found.manifest)
 
 
 def _frames(detector: Detector, part: Part, kinds: Sequence[str], seed: int) -> Dataset[Faces]:
-    return ForgedFrames(part.faces, part.people, detector.image_size, kinds=kinds, seed=seed, training=True)
+    size = detector.image_size
+    return ForgedFrames(part.faces, part.people, size, kinds=kinds, seed=seed, training=True, donors=part.donors)
 
 
 def _test_frames(detector: Detector, part: Part, kinds: Sequence[str], seed: int) -> Dataset[Faces]:
-    return ForgedFrames(part.faces, part.people, detector.image_size, kinds=kinds, seed=seed, frames=1)
+    size = detector.image_size
+    return ForgedFrames(part.faces, part.people, size, kinds=kinds, seed=seed, frames=1, donors=part.donors)
 
 
 def _films(detector: Detector, part: Part, kinds: Sequence[str], seed: int) -> Dataset[Faces]:
     shape = (detector.image_size, detector.frames)
-    return StillClips(part.faces, part.people, *shape, kinds=kinds, seed=seed, training=True)
+    return StillClips(part.faces, part.people, *shape, kinds=kinds, seed=seed, training=True, donors=part.donors)
 
 
 def _test_films(detector: Detector, part: Part, kinds: Sequence[str], seed: int) -> Dataset[Faces]:
     shape = (detector.image_size, detector.frames)
-    return StillClips(part.faces, part.people, *shape, kinds=kinds, seed=seed, per_unit=1)
+    return StillClips(part.faces, part.people, *shape, kinds=kinds, seed=seed, per_unit=1, donors=part.donors)
 
 
 Builder = Callable[[Detector, Part, Sequence[str], int], Dataset[Faces]]

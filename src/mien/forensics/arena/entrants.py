@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,8 @@ def pieces_of(plan: Plan, entrant: Entrant, folder: Path) -> dict[str, Path]:
 
 
 # --- one entrant ----------------------------------------------------------------------------------------------
-def run_entrant(plan: Plan, entrant: Entrant, folder: Path) -> Iterator[str]:
-    """Make what is missing of an entrant; a line for every finished cell."""
+def run_entrant(plan: Plan, entrant: Entrant, folder: Path, marked: Sequence[str] = ()) -> Iterator[str]:
+    """Make what is missing of an entrant; a line for every finished cell. Groups are compared without marked kinds."""
     pieces = pieces_of(plan, entrant, folder)
     if all(path.exists() for path in pieces.values()):
         return
@@ -138,7 +138,7 @@ def run_entrant(plan: Plan, entrant: Entrant, folder: Path) -> Iterator[str]:
         if pieces[condition].exists():
             continue
         faces = clean if condition == CLEAN else Perturbed(clean, *CONDITIONS[condition], seed=plan.seed)
-        cell = _cell(score(detector, faces).videos(detector.pooling), found, plan, condition)
+        cell = _cell(score(detector, faces).videos(detector.pooling), found, plan, condition, marked)
         if condition == CLEAN:
             cell["cost"] = _running_cost(detector, clean)
         write_json(pieces[condition], cell)
@@ -182,7 +182,7 @@ def _train(plan: Plan, entrant: Entrant, detector: Detector, found: Material, sa
     return f"{entrant.stem}  trained on {', '.join(entrant.seen)}: {cpu:.0f} s of CPU"
 
 
-def _cell(scored: Scored, found: Material, plan: Plan, condition: str) -> dict[str, Any]:
+def _cell(scored: Scored, found: Material, plan: Plan, condition: str, marked: Sequence[str] = ()) -> dict[str, Any]:
     """AUC of every kind against the real faces; on clean faces with intervals over persons, and by group."""
     auc = {}
     for kind, mask in members(scored.kind, "real").items():
@@ -194,20 +194,23 @@ def _cell(scored: Scored, found: Material, plan: Plan, condition: str) -> dict[s
         else:
             auc[kind] = {"value": float(METRICS["auc"].value(label, value))}
     cell: dict[str, Any] = {"auc": auc}
-    if condition == CLEAN and found.group_of is not None:
-        cell |= _by_group(scored, found.group_of)
+    if condition == CLEAN and found.group_of is not None and not set(auc) <= set(marked):
+        cell |= by_group(scored, found.group_of, marked)
     return cell
 
 
-def _by_group(scored: Scored, group_of: Mapping[str, str]) -> dict[str, Any]:
-    """AUC of each group of people over all kinds, and the disparities of the accuracy at 0.5."""
-    of = np.array([group_of[person] for person in scored.group])
+def by_group(scored: Scored, group_of: Mapping[str, str], marked: Sequence[str]) -> dict[str, Any]:
+    """AUC of each group of people over all kinds but the marked, and the disparities of the accuracy at 0.5."""
+    kept = np.array([kind not in marked for kind in scored.kind])
+    label, value, kind = scored.label[kept], scored.score[kept], np.array(scored.kind)[kept]
+    person = np.array(scored.group)[kept]
+    of = np.array([group_of[name] for name in person.tolist()])
     table = {}
     for group in sorted(set(of.tolist())):
         rows = of == group
-        people = len({person for person, one in zip(scored.group, rows, strict=True) if one})
-        table[group] = {"people": people, "auc": float(METRICS["auc"].value(scored.label[rows], scored.score[rows]))}
-    judged = Judged(scored.score, np.array(scored.kind), of, np.array(scored.group))
+        auc = float(METRICS["auc"].value(label[rows], value[rows]))
+        table[group] = {"people": len(set(person[rows].tolist())), "auc": auc}
+    judged = Judged(value, kind, of, person)
     figures = {name: float(value) for name, value in fairness(judged.matrix()).items()}
     return {"groups": table, "fairness": figures}
 

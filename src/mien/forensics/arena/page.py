@@ -19,6 +19,8 @@ from mien.report.style import Theme
 SEEN, UNSEEN = "seen", "unseen"
 FAILS = 0.6
 """Where the best AUC is below this, all detectors fail."""
+SIGN = "†"
+"""Behind the names of marked kinds."""
 
 Result = Mapping[str, Any]
 
@@ -26,6 +28,21 @@ Result = Mapping[str, Any]
 def marked(result: Result) -> list[str]:
     """Kinds that thumbnails betray: shown, but left out of means."""
     return list((result["confound"] or {}).get("marked", ()))
+
+
+def free(result: Result) -> list[str]:
+    """Kinds that are not marked."""
+    return [kind for kind in KINDS if kind not in marked(result)]
+
+
+def in_order(result: Result) -> list[str]:
+    """All kinds, the marked ones last."""
+    return [*free(result), *(kind for kind in KINDS if kind in marked(result))]
+
+
+def shown(result: Result, kind: str) -> str:
+    """A kind's name with the sign, where it is marked."""
+    return f"{kind} {SIGN}" if kind in marked(result) else kind
 
 
 def auc(detector: Result, kind: str, condition: str, state: str) -> float:
@@ -43,14 +60,17 @@ def mean_auc(detector: Result, kinds: Sequence[str], condition: str, state: str)
 
 
 def columns(result: Result) -> list[tuple[str, str, str, str]]:
-    """Of the matrix: (what is written above it, kind or "", perturbation or "", seen or unseen)."""
-    kinds = [(f"{kind}\n{state}", kind, "", state) for state in (SEEN, UNSEEN) for kind in KINDS]
-    return [*kinds, *((f"{kind}\nall strengths", "", kind, SEEN) for kind in PERTURBATIONS)]
+    """Of the matrix: (what is written above it, kind or "", perturbation or "", seen or unseen); marked kinds last."""
+
+    def of(kinds: Sequence[str]) -> list[tuple[str, str, str, str]]:
+        return [(f"{shown(result, kind)}\n{state}", kind, "", state) for state in (SEEN, UNSEEN) for kind in kinds]
+
+    perturbed = [(f"{kind}\n{state}", "", kind, state) for state in (SEEN, UNSEEN) for kind in PERTURBATIONS]
+    return [*of(free(result)), *perturbed, *of([kind for kind in KINDS if kind in marked(result)])]
 
 
 def matrix(result: Result) -> np.ndarray:
     """AUC, (detectors, columns); NaN where a detector has no such run."""
-    clean_kinds = [kind for kind in KINDS if kind not in marked(result)]
     rows = []
     for detector in result["detectors"].values():
         row = []
@@ -59,8 +79,7 @@ def matrix(result: Result) -> np.ndarray:
                 row.append(auc(detector, kind, CLEAN, state))
                 continue
             conditions = [name for name, (what, _) in result["conditions"].items() if what == perturbation]
-            state = UNSEEN if detector["outside"] else state
-            row.append(float(np.mean([mean_auc(detector, clean_kinds, name, state) for name in conditions])))
+            row.append(float(np.mean([mean_auc(detector, free(result), name, state) for name in conditions])))
         rows.append(row)
     return np.array(rows)
 
@@ -77,9 +96,14 @@ def page(result: Result) -> Page:
     made.plot(
         lambda theme: shaded(table, names, [c[0] for c in columns(result)], theme=theme, title="AUC, in hundredths"),
         alt="AUC of every detector on every kind of forgery, seen and unseen, and on perturbed faces; table below",
-        caption="Seen: the kind was in training. Perturbed faces: mean over strengths and over kinds that were seen "
-        "(of outside detectors: over all kinds).",
+        caption="Seen: the kind was in training; outside detectors have seen none. Perturbed faces: mean over "
+        "strengths and kinds.",
     )
+    if marked(result):
+        made.note(
+            f"{SIGN} Small thumbnails tell this kind from real faces, so that a detector may have gone by framing, "
+            "light or compression. It is shown last, and left out of every mean and of every comparison of groups."
+        )
     _winners(made, result, table)
     made.note("A score is a model's opinion about an image. It is not evidence about a person or an event.", "warning")
     made.section("Clean faces, with intervals")
@@ -98,7 +122,9 @@ def page(result: Result) -> Page:
         "Outside detectors are tested only. Intervals are 95 % bootstrap over persons; one seed, so they do not "
         "hold the chance of training."
     )
-    made.table(("what", "value"), [(key, str(value)) for key, value in protocol.items()], caption="What was run")
+    ran = {key: result[key] for key in ("command", "commit") if key in result} | result.get("took", {})
+    table_of = [(key.replace("_", " "), str(value)) for key, value in {**protocol, **ran}.items()]
+    made.table(("what", "value"), table_of, caption="What was run")
     return made
 
 
@@ -119,7 +145,7 @@ def _intervals(made: Page, result: Result) -> None:
         rows: list[tuple[Cell, ...]] = []
         for name, detector in result["detectors"].items():
             cells: list[Cell] = []
-            for kind in KINDS:
+            for kind in in_order(result):
                 found = [
                     r[CLEAN]["auc"][kind] for r in detector["runs"] if (kind in r["trained on"]) == (state == SEEN)
                 ]
@@ -127,7 +153,8 @@ def _intervals(made: Page, result: Result) -> None:
             if any(cell is not None for cell in cells):
                 rows.append((name, *cells))
         if rows:
-            made.table(("detector", *KINDS), rows, caption=f"AUC on kinds {state} in training")
+            head = ("detector", *(shown(result, kind) for kind in in_order(result)))
+            made.table(head, rows, caption=f"AUC on kinds {state} in training")
 
 
 def _interval(found: Mapping[str, Any]) -> Interval:
@@ -136,7 +163,8 @@ def _interval(found: Mapping[str, Any]) -> Interval:
 
 
 def _curves(made: Page, result: Result) -> None:
-    kinds = [kind for kind in KINDS if kind not in marked(result)]
+    kinds = free(result)
+    made.paragraph("Curves are of kinds seen in training, those of outside detectors of all kinds.")
     for perturbation in PERTURBATIONS:
         at = {n: level for n, (what, level) in result["conditions"].items() if what == perturbation}
         steps, places = [CLEAN, *at], [0, *at.values()]
@@ -158,7 +186,11 @@ def _groups(made: Page, result: Result) -> None:
     if by is None:
         return
     made.section(f"By {by}")
+    over = "the kinds that are not marked" if marked(result) else "all kinds"
     groups = sorted({g for d in result["detectors"].values() for r in d["runs"] for g in r[CLEAN].get("groups", {})})
+    if not groups:
+        made.paragraph("Every kind is marked: nothing is left to compare groups by.")
+        return
     rows: list[tuple[Cell, ...]] = []
     for name, detector in result["detectors"].items():
         values = [
@@ -166,14 +198,16 @@ def _groups(made: Page, result: Result) -> None:
             for g in groups
         ]
         rows.append((name, *values, max(values) - min(values)))
-    made.table((f"detector, AUC by {by}", *groups, "range"), rows, caption="AUC over all kinds, mean over both halves")
+    made.table((f"detector, AUC by {by}", *groups, "range"), rows, caption=f"AUC over {over}, mean over both halves")
     figures = {name: [run[CLEAN]["fairness"] for run in d["runs"]] for name, d in result["detectors"].items()}
-    shown = list(next(iter(figures.values()))[0])
+    names = list(next(iter(figures.values()))[0])
     fair: list[tuple[Cell, ...]] = [
-        (name, *(float(np.mean([run[key] for run in runs])) for key in shown)) for name, runs in figures.items()
+        (name, *(float(np.mean([run[key] for run in runs])) for key in names)) for name, runs in figures.items()
     ]
     made.table(
-        ("detector", *shown), fair, caption="Disparities of the accuracy at 0.5; lower is fairer, see the AUC too"
+        ("detector", *names),
+        fair,
+        caption=f"Disparities of the accuracy at 0.5 over {over}; lower is fairer, see the AUC too",
     )
 
 
@@ -194,7 +228,7 @@ def _confound(made: Page, result: Result) -> None:
     if found is None:
         made.paragraph("The check was not made.")
         return
-    bad = marked(result)
+    bad = [shown(result, kind) for kind in marked(result)]
     made.paragraph(
         f"A linear classifier on thumbnails of {found['size']} pixels sees neither seams nor textures. Kinds that it "
         f"tells from real faces with confidence (lower bound above {found['limit']}) are marked and left out of means: "

@@ -7,16 +7,16 @@ import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mien import catalog
-from mien.engine.run import versions
+from mien.engine.run import commit, versions
 from mien.errors import BadInput, unknown_name
 from mien.files import write_json
-from mien.forensics.arena.entrants import Entrant, Plan, entrants, gather, run_entrant
+from mien.forensics.arena.entrants import Entrant, Plan, entrants, gather, pieces_of, run_entrant
 from mien.forensics.arena.page import page
 
 PAGE_LIMIT = 2_000_000
@@ -83,23 +83,38 @@ def arena(
     names = [Path(folder).resolve().name for folder in plan.outside]
     if len(set(names)) < len(names):
         raise BadInput(f"outside detectors are called {', '.join(names)}: give folders of different names")
+    begun = datetime.now(UTC)
     found = plan.material().checked(plan.seed, strict=strict)
+    marked = list((found.confound or {}).get("marked", ()))
     name = "arena-" + Path(plan.data).resolve().name + ("" if plan.max_steps is None else "-rehearsal")
     folder = out / f"{name}.pieces"
-    _check_pieces(plan, folder)
+    _check_pieces(plan, folder, marked)
     todo = entrants(plan)
+    cells = [path for entrant in todo for path in pieces_of(plan, entrant, folder).values()]
+    missing = sum(not path.exists() for path in cells)
     if jobs == 1:
         for entrant in todo:
-            for line in run_entrant(plan, entrant, folder):
+            for line in run_entrant(plan, entrant, folder, marked):
                 say(line)
     else:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context) as pool:
-            for future in as_completed([pool.submit(_run_all, plan, entrant, folder) for entrant in todo]):
+            for future in as_completed([pool.submit(_run_all, plan, entrant, folder, marked) for entrant in todo]):
                 future.result()
+    ended = datetime.now(UTC)
     result = gather(plan, folder, found) | {
         "versions": versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "command": command(plan, jobs, strict),
+        "date": ended.isoformat(timespec="seconds"),
+        "took": {  # a killed arena that goes on makes only what was missing
+            "start": begun.isoformat(timespec="seconds"),
+            "end": ended.isoformat(timespec="seconds"),
+            "seconds": round((ended - begun).total_seconds(), 1),
+            "jobs": jobs,
+            "cells_made": missing,
+            "cells": len(cells),
+        },
     }
     written, shown = out / f"{name}.json", out / f"{name}.html"
     write_json(written, result)
@@ -109,16 +124,36 @@ def arena(
     return result, written, shown
 
 
-def _run_all(plan: Plan, entrant: Entrant, folder: Path) -> None:
-    for line in run_entrant(plan, entrant, folder):
+def command(plan: Plan, jobs: int = 1, strict: bool = False) -> str:
+    """What was called, with what differs from the defaults, and without the places of folders.
+
+    >>> command(Plan("photos/faces", ("plain",), seed=3), jobs=2)
+    'mien arena forensics --data faces --methods plain --seed 3 --jobs 2'
+    """
+    words = ["mien arena forensics", f"--data {Path(plan.data).resolve().name}"]
+    if plan.methods != methods_named(None):
+        words.append(f"--methods {','.join(plan.methods)}")
+    words += [f"--with {Path(folder).resolve().name}" for folder in plan.outside]
+    for field in fields(plan):
+        value = getattr(plan, field.name)
+        if field.name not in ("data", "methods", "outside") and value != field.default:
+            words.append(f"--{field.name.replace('_', '-')} {value}")
+    words += [f"--jobs {jobs}"] * (jobs > 1) + ["--strict"] * strict
+    return " ".join(words)
+
+
+def _run_all(plan: Plan, entrant: Entrant, folder: Path, marked: Sequence[str]) -> None:
+    for line in run_entrant(plan, entrant, folder, marked):
         print(line, flush=True)
 
 
-def _check_pieces(plan: Plan, folder: Path) -> None:
+def _check_pieces(plan: Plan, folder: Path, marked: Sequence[str]) -> None:
     """Refuse to mix two plans. Methods may be added: that changes no cell of the others."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "of.json"
     wanted = {k: v for k, v in asdict(plan).items() if k not in ("methods", "outside", "threads", "device")}
+    if plan.group_by is not None:
+        wanted["marked"] = list(marked)  # cells compare groups without them
     if path.exists() and json.loads(path.read_text()) != wanted:
         raise BadInput(f"{folder} holds pieces of another arena: remove that folder or give another --out")
     write_json(path, wanted)

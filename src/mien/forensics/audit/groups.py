@@ -136,7 +136,7 @@ def _seen(people: People, values: Sequence[str], detector: Detector, seed: int) 
 
     if detector.sees not in BUILDERS:
         raise BadInput(f"{detector.name} sees {detector.sees}: an audit can make faces and {', '.join(BUILDERS)}")
-    return BUILDERS[detector.sees][1](detector, Part(people.faces, people.names), KINDS, seed)
+    return BUILDERS[detector.sees][1](detector, Part(people.faces, people.names, list(values)), KINDS, seed)
 
 
 def _of_records(

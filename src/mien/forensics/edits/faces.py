@@ -24,7 +24,7 @@ from mien.data.splits import split_by_group
 from mien.errors import BadInput
 from mien.forensics.data import Faces
 from mien.forensics.edits.rings import draw_lists, edit_faces, encoded
-from mien.forensics.opening import EMBEDDED, OpenedData, _people, layout_of, open_test, open_training
+from mien.forensics.opening import EMBEDDED, OpenedData, layout_of, open_test, open_training, read_people
 from mien.forensics.people import People
 from mien.forensics.readers.seq_deepfake import LONGEST, Edits, seq_deepfake_edits
 from mien.room import DataOptions, TestData
@@ -243,7 +243,7 @@ def _made(source: str, detector: MMNet, options: DataOptions, *, test: bool) -> 
             f"vocabulary is {detector.vocabulary!r} and {source} holds faces without edits: the edits that are made "
             "from faces are those of components; attributes need Seq-DeepFake"
         )
-    people = _people(source, options, test=test)
+    people = read_people(source, options, test=test)
     about = people.manifest["description"].replace("forgeries made from", "faces edited step by step, made from")
     return replace(people, manifest={**people.manifest, "description": about})
 
