@@ -24,6 +24,7 @@ from mien.data.people import render_faces, sample_people
 from mien.engine.pretrained import WEIGHTS
 from mien.engine.state import load_state, save_state
 from mien.errors import BadInput
+from mien.job import plan
 from mien.weights import open_weights
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +69,16 @@ def test_the_name_opens_them_and_the_card_is_theirs(name):
     assert opened.manifest["description"] in card
     assert opened.manifest["description"] in opened.trained_on
     assert all(bool(value.isfinite().all()) for value in opened.method.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_script_makes_the_method_that_is_shipped(script, name):
+    last, _ = script.STAGES[-1]
+    config = {"nar-former": script.PREDICTOR["config"], "pro-face-s": {**script.FLOW, "wrong_recovery": last}}[name]
+    preset = script.PROTECTION["preset"] if name == "pro-face-s" else "paper"
+    made = plan(name, None, preset=preset, config=config).create().config()
+    kept = json.loads((shipped(name) / "config.json").read_text())["config"]
+    assert json.loads(json.dumps(made)) == kept
 
 
 def test_only_what_may_be_given_away_was_trained_on():

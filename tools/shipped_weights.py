@@ -55,7 +55,7 @@ PREDICTOR: dict[str, Any] = {
         "dropout": 0.0,
         "augmentation": "none",
         "consistency_weight": 0.0,
-        "optimizer": {"lr": 1e-3},
+        "optimizer": {"lr": 1e-3, "schedule": "constant", "decay_from": 0.5},
     },
     "epochs": 200,
     "batch_size": 128,
@@ -64,6 +64,7 @@ PREDICTOR: dict[str, Any] = {
 """One network for all targets. The cells all have the same wiring: twins and dropout only slow it down."""
 
 PROTECTION: dict[str, Any] = {"preset": "small", "batch_size": 4, "clip": 10.0, "device": "cpu"}
+FLOW: dict[str, Any] = {"growth": 16, "perceptual": "none", "image_size": 64}
 STAGES = (("random", 2), ("obfuscated", 4))
 """What a wrong key shall find, and epochs. Trained for "random" alone, the network reaches the margin of the loss by
 spots of extreme values, between which a wrong key still shows the face; trained for "obfuscated" from the start, it
@@ -88,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
             weights = None
             for number, (wrong, epochs) in enumerate(STAGES):
                 stage = run if number == len(STAGES) - 1 else Path(temporary) / f"stage-{number}"
-                config = {"growth": 16, "perceptual": "none", "image_size": 64, "wrong_recovery": wrong}
+                config = {**FLOW, "wrong_recovery": wrong}
                 how = {"epochs": epochs, "weights": weights, "seed": number, **PROTECTION}
                 mien.train("pro-face-s", Pictures(), stage, config=config, **how)
                 weights = stage
