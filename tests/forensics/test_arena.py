@@ -13,18 +13,16 @@ import pytest
 import torch
 
 from mien.cli import main
-from mien.data.forge_pairs import KINDS, PairedForgeries
+from mien.data.forge_pairs import KINDS
 from mien.data.images import save_png
 from mien.data.people import render_faces, sample_people
 from mien.engine.run import commit
 from mien.errors import BadInput
-from mien.forensics import data as frames
 from mien.forensics.arena import data as arena_data
 from mien.forensics.arena.data import CLEAN, CONDITIONS, Material, Perturbed, exam, material, training
 from mien.forensics.arena.entrants import HALVES, Entrant, Plan, by_group, entrants, pieces_of
 from mien.forensics.arena.page import SEEN, UNSEEN, columns, matrix, page
 from mien.forensics.arena.run import arena, methods_named
-from mien.forensics.clips import stills
 from mien.forensics.fedforgery import FedForgery
 from mien.forensics.plain import PlainDetector
 from mien.forensics.scoring import Scored
@@ -234,23 +232,14 @@ def table(people, tmp_path_factory):
 
 
 @pytest.mark.parametrize("sees", ["faces", "clips", "edits"])
-def test_where_groups_are_compared_a_swaps_donor_is_of_the_same_group(table, monkeypatch, sees):
-    made = []
-
-    class Recorded(PairedForgeries):
-        def __init__(self, *given, **options):
-            super().__init__(*given, **options)
-            made.append(self)
-
-    for module in (frames, stills):
-        monkeypatch.setattr(module, "PairedForgeries", Recorded)
+def test_where_groups_are_compared_a_swaps_donor_is_of_the_same_group(table, made_forgeries, sees):
     looker = type("Looker", (PlainDetector,), {"sees": sees, "frames": 2})(network=Network("tiny_cnn"), image_size=32)
     found = material(str(table), 100, 100, "race", 0)
     exam(looker, found, 0)
     training(looker, found, HALVES[1], 0)
     federated = FedForgery(network=Network("tiny_cnn"), image_size=32)
     training(federated, found, HALVES[1], 0)
-    with_swaps = [pairs for pairs in made if "swap" in pairs.kinds]
+    with_swaps = [pairs for pairs in made_forgeries if "swap" in pairs.kinds]
     assert len(with_swaps) == 3, "the test, the training, and the client of swaps"
     for pairs in with_swaps:
         races = [found.group_of[name] for name in pairs.identities]

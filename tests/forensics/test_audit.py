@@ -15,12 +15,9 @@ from torch import nn
 
 import mien
 from mien.cli import main
-from mien.data.forge_pairs import PairedForgeries
 from mien.errors import BadInput
-from mien.forensics import data as frames
 from mien.forensics.audit.foreign import ModuleDetector, OnnxDetector, Reading
 from mien.forensics.audit.groups import open_grouped
-from mien.forensics.clips import stills
 from mien.forensics.fairfd import FairFD
 from mien.forensics.plain import PlainDetector
 from mien.nn.network import Network
@@ -125,20 +122,11 @@ def test_forgeries_are_made_from_a_table_of_faces_in_a_zip(unlabelled, tmp_path,
 
 
 @pytest.mark.parametrize("sees", ["faces", "clips", "edits"])
-def test_a_swaps_donor_is_of_the_same_group(unlabelled, monkeypatch, sees):
+def test_a_swaps_donor_is_of_the_same_group(unlabelled, made_forgeries, sees):
     """Else a group with few faces is swapped with the others, and is told by that."""
-    made = []
-
-    class Recorded(PairedForgeries):
-        def __init__(self, *given, **options):
-            super().__init__(*given, **options)
-            made.append(self)
-
-    for module in (frames, stills):
-        monkeypatch.setattr(module, "PairedForgeries", Recorded)
     kind = type("Looker", (PlainDetector,), {"sees": sees, "frames": 2})
     found = open_grouped(str(unlabelled), kind(network=Network("tiny_cnn"), image_size=32), DataOptions())
-    (pairs,) = made
+    (pairs,) = made_forgeries
     races = [found.group_of[name] for name in pairs.identities]
     assert len(set(races)) == 2
     assert [races[donor] for donor in pairs.donors] == races

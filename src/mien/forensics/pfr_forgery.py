@@ -132,13 +132,8 @@ class PFRForgery(Detector):
         super().__init__(image_size=image_size)
         self.network, self.optimizer, self.split, self.operations = network, optimizer, split, operations
         self.alpha, self.beta, self.gamma, self.adversary, self.ramp = alpha, beta, gamma, adversary, ramp
-        self.personal_first, self.mix, self.mode, self.federated, self.score = (
-            personal_first,
-            mix,
-            mode,
-            federated,
-            score,
-        )
+        self.personal_first, self.mix, self.mode = personal_first, mix, mode
+        self.federated, self.score = federated, score
         _check(self)
         two = split == "fedpr"
         self.shared = SharedPart(network, image_size, path=two, restyle=operations != "none")
@@ -167,7 +162,7 @@ class PFRForgery(Detector):
     def begin_phase(self, phase: Phase, data: Dataset[Any]) -> None:
         """Keep the model that the server sent, and make a new discriminator."""
         self.step.zero_()
-        self.stands_for(0 if phase.round is None else phase.client)  # outside of rounds whoever trains is a client
+        self.server.fill_(False)  # whoever trains is a client
         compared = self.split == "fedpr" and self.alpha and self.adversary in ("discriminator", "match")
         if phase.round is not None and compared:
             self.received = torch.cat([value.detach().flatten() for value in self._travelling().values()])
