@@ -11,6 +11,7 @@ from mien import catalog
 from mien._methods import ROWS
 from mien.catalog import FAMILIES, VERBS, bibtex, find, list_methods, load_object, resolve, room
 from mien.errors import BadInput
+from mien.forensics.readers.sets import READERS
 from toy_world import PLUGIN
 
 # The design's page, written out by hand: fails when a method is lost, renamed or moved to another family.
@@ -97,6 +98,7 @@ def test_rooms_say_how_to_get_data_that_do_not_exist(tmp_path):
         "faces": "rafdb fer2013 ckplus affectnet",
         "restoration": "div2k realsr",
         "synthesis": "sen12",
+        "forensics": " ".join(READERS),
         "robustness": "cifar",
         "supervision": "cifar",
         "adaptation": "cifar cub domainnet imagenet-r imagenet-a",

@@ -19,6 +19,7 @@ from mien.forensics.detector import Detector, names_kinds
 from mien.forensics.edits.faces import open_edits, open_edits_test
 from mien.forensics.opening import LAYOUTS, OpenedData, kinds_in, open_test, open_training
 from mien.forensics.presets import PRESETS
+from mien.forensics.readers.sets import DOWNLOAD
 from mien.forensics.scoring import by_client, by_kind, figures, score
 from mien.metrics.intervals import Interval, interval_json
 from mien.room import Answers, DataOptions, Demo, Preset, PresetName, Room, Row, TestData, Using
@@ -29,6 +30,7 @@ class Forensics(Room):
 
     family = "forensics"
     kinds = LAYOUTS
+    how_to_get = DOWNLOAD
 
     def preset(self, name: str, preset: PresetName) -> Preset:
         """The paper's size: Xception at 224 pixels. Small: a network of 41 k weights at 64 pixels."""

@@ -19,8 +19,9 @@ import re
 from pathlib import Path
 
 from mien.data.folders import Record
-from mien.data.listing import list_images, printable
+from mien.data.listing import list_images
 from mien.errors import BadInput
+from mien.forensics.readers.frame_folders import no_data, root_folder
 
 RACES = ("African", "Asian", "Caucasian", "Indian")
 APPROACHES = (
@@ -37,10 +38,6 @@ APPROACHES = (
     "FSRT",
 )
 _REAL = ("real", "rfw", "data")
-_HELP = (
-    "FairFD: {what}; ask its authors (Liu et al.) for it and those of RFW for the real images, and lay it out as "
-    "real/RACE/*.png and APPROACH/RACE/*.png, races " + ", ".join(RACES)
-)
 
 
 def fairfd(folder: str | os.PathLike[str], split: str = "test", *, partial: bool = False) -> list[Record]:
@@ -56,9 +53,7 @@ def fairfd(folder: str | os.PathLike[str], split: str = "test", *, partial: bool
     """
     if split != "test":
         raise BadInput(f"FairFD: split {split!r} does not exist; the set is for test only, detectors come trained")
-    root = Path(folder)
-    if not root.is_dir():
-        raise BadInput(_HELP.format(what=f"no folder {printable(str(root))}"))
+    root = root_folder(folder, "FairFD")
     records: list[Record] = []
     found = set()
     for (kind, race), place in sorted(cells(root).items()):
@@ -68,12 +63,10 @@ def fairfd(folder: str | os.PathLike[str], split: str = "test", *, partial: bool
         found |= {(kind, race)} if images else set()
     missing = [f"{kind}/{race}" for kind in ("real", *APPROACHES) for race in RACES if (kind, race) not in found]
     if not any(kind == "real" for kind, _ in found):
-        raise BadInput(_HELP.format(what=f"no real images in {printable(str(root))}"))
+        raise no_data("FairFD", f"no real images in {root}")
     if missing and not partial:
-        raise BadInput(
-            _HELP.format(what=f"{len(missing)} of {4 * (1 + len(APPROACHES))} cells are empty (first: {missing[0]})")
-            + "; partial=True accepts it"
-        )
+        empty = f"{len(missing)} of {4 * (1 + len(APPROACHES))} cells are empty (first: {missing[0]})"
+        raise no_data("FairFD", f"{empty}, which partial=True accepts")
     return records
 
 

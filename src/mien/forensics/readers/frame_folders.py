@@ -16,7 +16,7 @@ from mien.errors import BadInput, unknown_name
 
 FRAME_FOLDERS = ("frames", "images", "faces", "crops")
 
-_HELP = {
+HELP = {
     "FaceForensics++": "ask its authors (Roessler et al., TU Munich) through their request form, extract the frames to "
     "original_sequences/youtube/c23/frames/000/*.png and manipulated_sequences/Deepfakes/c23/frames/000_003/*.png, and "
     "lay train.json, val.json and test.json (its published splits) beside them",
@@ -32,15 +32,18 @@ _HELP = {
     "folder holds 0_real/*.png and likewise cyclegan, progan, stylegan and stylegan2, or train, val, test with these",
     "WildDeepfake": "ask its authors (Zi et al., Fudan University) through their request form and unpack every archive "
     "in place: real_train/NUMBER/real/SEQUENCE/*.png, likewise fake_train, real_test and fake_test",
+    "FairFD": "ask its authors (Liu et al.) for it and those of RFW for the real images, and lay it out as "
+    "real/RACE/*.png and APPROACH/RACE/*.png, races African, Asian, Caucasian, Indian",
     "Seq-DeepFake": "ask its authors (Shao, Wu, Liu; project page of SeqDeepFake) and unpack it so that "
     "facial_components and facial_attributes each hold annotations/train.csv, val.csv and test.csv beside "
     "images/train/EDITS/*.jpg, with the unedited faces in images/train/original, likewise val and test",
 }
+"""Data set -> what to download and how it must lie."""
 
 
 def no_data(name: str, what: str) -> BadInput:
     """The error for a set that is missing or incomplete: what, where to get it, and how it must lie."""
-    return BadInput(f"{name}: {printable(what)}; {_HELP[name]}")
+    return BadInput(f"{name}: {printable(what)}; {HELP[name]}")
 
 
 def root_folder(folder: str | os.PathLike[str], name: str) -> Path:

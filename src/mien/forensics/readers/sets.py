@@ -25,6 +25,7 @@ from mien.forensics.readers.dfdc import dfdc_preview
 from mien.forensics.readers.fairfd import fairfd, looks_like_fairfd
 from mien.forensics.readers.forgery_nir import forgery_nir, looks_like_forgery_nir
 from mien.forensics.readers.frame_folders import (
+    HELP,
     check_split,
     child,
     complete,
@@ -311,6 +312,19 @@ READERS: dict[str, Callable[..., list[Record]]] = {
     "seq-deepfake": seq_deepfake,
 }
 
+DOWNLOAD = {
+    "faceforensics": HELP["FaceForensics++"],
+    "deepfake-detection": HELP["DeepFakeDetection"],
+    "celeb-df": HELP["Celeb-DF v2"],
+    "dfdc-preview": HELP["DFDC preview"],
+    "wilddeepfake": HELP["WildDeepfake"],
+    "forgerynir": HELP["ForgeryNIR"],
+    "deepfake-nir": HELP["DeepfakeNIR"],
+    "deepfake-nir-perturbed": HELP["DeepfakeNIR"],
+    "fairfd": HELP["FairFD"],
+    "seq-deepfake": HELP["Seq-DeepFake"],
+}
+"""Kind -> what to download and how it must lie."""
 
 WITH_FILES = frozenset({"faceforensics", "deepfake-detection", "celeb-df"})
 """Readers that take video files where they are told to; those of DeepfakeNIR take what there is."""
