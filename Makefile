@@ -26,7 +26,7 @@ test: $(READY)
 prove: $(READY)
 	$(VENV)/bin/mien prove acmf --jobs 2 $(if $(DATA),--data $(DATA))
 
-# Long: half an hour on a quiet machine; results/bench is committed. ONLY=gradcam runs one.
+# Long: about two hours on a quiet machine; results/bench is committed. ONLY=gradcam runs one.
 bench: $(READY)
 	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),bench]'
 	@for file in $(or $(ONLY:%=benchmarks/%.py),$(wildcard benchmarks/[!_]*.py)); do \

@@ -167,8 +167,11 @@ class Worst:
         """Images of some rows, with their objective and whether they are misclassified."""
         before = self.fooled[rows]
         worse = (fooled & ~before) | ((fooled == before) & (loss > self.loss[rows]))
-        where = rows[worse]
-        self.image[where], self.loss[where], self.fooled[where] = image[worse], loss[worse].to(self.loss), fooled[worse]
+        found = worse.nonzero()[:, 0]
+        where = rows[found]
+        # whole images are copied, which indexing would do value by value
+        self.image.index_copy_(0, where, image.index_select(0, found))
+        self.loss[where], self.fooled[where] = loss[found].to(self.loss), fooled[found]
 
 
 def _logarithm(probabilities: Tensor) -> Tensor:
