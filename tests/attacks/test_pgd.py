@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import slow_attacks as slow
 from mien.attacks import APGD, PGD, Square, fgsm
 from mien.attacks.ball import drawn, project
+from mien.attacks.probe import Worst
 from mien.errors import BadInput
 
 IMAGE, LABEL = slow.some_images()
@@ -310,3 +311,13 @@ def test_bad_input_is_one_line(make, message):
     with pytest.raises(BadInput, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_the_worst_of_each_row_is_kept_whatever_the_order_of_rows():
+    worst, seen = Worst.before(torch.zeros(4, 3, 2, 2)), torch.rand(2, 3, 2, 2)
+    worst.see(torch.tensor([3, 1]), seen, torch.tensor([1.0, 2.0]), torch.tensor([False, True]))
+    assert torch.equal(worst.image[[3, 1]], seen)
+    assert not worst.image[[0, 2]].any()
+    worst.see(torch.tensor([1, 3]), 0 * seen, torch.tensor([9.0, 0.5]), torch.tensor([False, False]))
+    assert torch.equal(worst.image[[3, 1]], seen), "neither a larger loss that does not fool, nor a smaller one"
+    assert worst.loss[[3, 1]].tolist() == [1.0, 2.0]
