@@ -8,6 +8,8 @@ import json
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,6 @@ def run(tmp_path, dies_in=None):
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     script = [sys.executable, str(HERE / "flower_process.py")]
     commands = {
-        "server": [*script, "server", address, str(tmp_path / "server")],
         "client0": [*script, "client", address, str(tmp_path / "client0"), "0"],
         "client1": [
             *script,
@@ -44,8 +45,12 @@ def run(tmp_path, dies_in=None):
             "1",
             *([] if dies_in is None else [dies_in]),
         ],
+        "server": [*script, "server", address, str(tmp_path / "server")],
     }
-    running = {name: subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for name, command in commands.items()}
+    running = {}
+    for name, command in commands.items():
+        time.sleep(2.0 if name == "server" else 0.0)  # clients that are there first must wait for it
+        running[name] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         errors = {name: child.communicate(timeout=240)[1] for name, child in running.items()}
     finally:
@@ -113,6 +118,18 @@ def test_addresses_of_other_hosts_need_tls():
     ]:
         with pytest.raises(BadInput, match=message):
             flower._check_address(address, encrypted=False)
+
+
+def test_a_client_waits_for_a_server_that_comes_late_and_no_longer_than_it_is_told():
+    with socket.socket() as late:
+        late.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{late.getsockname()[1]}"
+        with pytest.raises(BadInput, match=rf"nothing answers at {address} after 0.5 s"):
+            flower._wait_for(address, 0.5)
+        threading.Timer(1.0, late.listen).start()
+        started = time.monotonic()
+        flower._wait_for(address, 60.0)
+        assert 0.9 < time.monotonic() - started < 30.0
 
 
 def test_without_flower_the_extra_is_named(monkeypatch):

@@ -19,7 +19,9 @@ import ipaddress
 import logging
 import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -117,6 +119,7 @@ def join(
     if client < 0:
         raise BadInput(f"client is {client}: it must be 0 or more")
     member = Member(method, data, client, settings, held)
+    _wait_for(address, wait)
     try:
         with _quiet():
             flower.client.start_client(
@@ -124,10 +127,9 @@ def join(
                 client=_client(flower, member),
                 root_certificates=certificate,
                 insecure=certificate is None,
-                max_wait_time=wait,
             )
     except _connection_error() as error:
-        raise BadInput(f"the server at {address} cannot be reached, or went away: {_first_line(error)}") from error
+        raise BadInput(f"the server at {address} went away: {_first_line(error)}") from error
     return member.rounds
 
 
@@ -262,6 +264,21 @@ def _check_address(address: str, encrypted: bool) -> None:
         here = False
     if not here and not encrypted:
         raise BadInput(f"address is {address!r}, another host, without TLS: give certificates, weights must not leak")
+
+
+def _wait_for(address: str, seconds: float) -> None:
+    """Until something listens there: Flower's own client gives up at the first refusal, whatever it is told."""
+    host, _, port = address.rpartition(":")
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+        except OSError as error:
+            if time.monotonic() >= end:
+                raise BadInput(f"nothing answers at {address} after {seconds:g} s: {error.strerror or error}") from None
+            time.sleep(0.2)
+        else:
+            return
 
 
 @contextmanager
