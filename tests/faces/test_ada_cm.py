@@ -202,6 +202,20 @@ def test_weak_views_learn_through_the_contrast_and_not_through_the_pseudo_labels
     assert float(losses["unsupervised"].detach()) == 0
 
 
+def test_a_loss_of_weight_0_costs_no_gradient_and_changes_nothing_else():
+    batch = batch_of(faces())
+    method, whole = make(contrast_weight=0.0).train(), make(contrast_weight=1.0).train()
+    losses, parts = method.losses(batch), whole.losses(batch)
+    assert not losses["contrast"].requires_grad
+    sum(losses.values()).backward()
+    (parts["supervised"] + parts["unsupervised"]).backward()
+    for (name, ours), theirs in zip(method.classifier.named_parameters(), whole.classifier.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad), name
+    for (name, ours), theirs in zip(method.named_buffers(), whole.buffers(), strict=True):
+        assert torch.equal(ours, theirs), f"batch norm sees every pass: {name}"
+    assert not make(unsupervised_weight=0.0).losses(batch)["unsupervised"].requires_grad
+
+
 def test_random_choice_keeps_the_number():
     views = faces()
     numbers = []

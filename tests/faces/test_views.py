@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from mien.faces import views
-from mien.faces.views import CHANGES, GREY, RANGES, affine, cut_out, strong, weak
+from mien.faces.views import CHANGES, GREY, RANGES, affine, cut_out, sized, strong, weak
 
 
 def picture(size=24, seed=0):
@@ -96,7 +96,7 @@ def test_weak_views_are_crops_and_mirrors():
     kinds = set()
     for seed in range(40):
         torch.manual_seed(seed)
-        view = weak(image, 32)
+        view = weak(sized(image, 32))
         assert view.shape == (3, 32, 32)
         assert view.dtype == torch.float32
         if torch.equal(view, plain):
@@ -109,7 +109,7 @@ def test_weak_views_are_crops_and_mirrors():
             assert any(torch.equal(view, f[:, y : y + 32, x : x + 32]) for f in inner for y, x in shifts)
             kinds.add("crop")
     assert kinds == {"plain", "mirror", "crop"}
-    assert weak(image, 16).shape == (3, 16, 16)
+    assert weak(sized(image, 16)).shape == (3, 16, 16)
 
 
 def test_a_strong_view_goes_through_three_operations_under_the_global_seed(monkeypatch):

@@ -36,6 +36,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -294,10 +295,12 @@ class AdaCM(ImageClassifier):
         assert batch.second is not None
         assert batch.strong is not None
         hidden = batch.label < 0
-        logits_a, feature_a = self.classifier.with_features(batch.image[hidden])
-        logits_b, feature_b = self.classifier.with_features(batch.second[hidden])
+        with _gradients(self.contrast_weight):  # without L_c these only say what the pseudo-labels are
+            logits_a, feature_a = self.classifier.with_features(batch.image[hidden])
+            logits_b, feature_b = self.classifier.with_features(batch.second[hidden])
         labelled = self.classifier(batch.image[~hidden])
-        strong = self.classifier(batch.strong[hidden])
+        with _gradients(self.unsupervised_weight):
+            strong = self.classifier(batch.strong[hidden])
         chosen, pseudo = partition(logits_a.float(), logits_b.float(), self.threshold)
         if self.margin.chosen == "random":
             chosen = chosen[torch.randperm(len(chosen)).to(chosen.device)]
@@ -325,6 +328,11 @@ class AdaCM(ImageClassifier):
         """Logits and features of the teacher."""
         logits, feature = self.teacher.with_features(batch.image)
         return Expression(logits, feature)
+
+
+def _gradients(weight: float) -> AbstractContextManager[object]:
+    """Gradients for a loss that counts; batch norm learns from the pass either way."""
+    return nullcontext() if weight else torch.no_grad()
 
 
 def rounds(rows: Tensor, count: int, offset: int, generator: torch.Generator) -> Tensor:

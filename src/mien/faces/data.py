@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from mien.classification.data import ClassData, Labelled, LabelledImages
 from mien.data.images import load_tensor
 from mien.errors import BadInput
-from mien.faces.views import strong, weak
+from mien.faces.views import sized, strong, weak
 
 SPLITS: dict[int, tuple[int, int]] = {
     100: (15, 10),
@@ -211,10 +211,11 @@ class FaceViews(Dataset[Views]):
         row = index % len(self.data)
         image = self._bytes(row)
         label, name, person = int(self.label[row]), self.data.names[row], self.data.persons[row]
-        first = weak(image, self.size)
+        plain = sized(image, self.size)
+        first = weak(plain)
         if label >= 0:
             return Views(first, label, person, name, first, first)
-        return Views(first, label, person, name, weak(image, self.size), weak(strong(image), self.size))
+        return Views(first, label, person, name, weak(plain), weak(sized(strong(image), self.size)))
 
     def _bytes(self, row: int) -> Tensor:
         images = self.data.images

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode, RandomCrop
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from mien.data.images import resize_tensor
@@ -33,12 +33,19 @@ def uniform(low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand(()))
 
 
-def weak(image: Tensor, size: int) -> Tensor:
-    """A weak view, float32 (3, size, size) in [0, 1], of an image uint8 (3, H, W)."""
-    view = resize_tensor(image.float() / 255, size)
+def sized(image: Tensor, size: int) -> Tensor:
+    """An image uint8 (3, H, W) as float32 (3, size, size) in [0, 1]."""
+    return resize_tensor(image.float() / 255, size)
+
+
+def weak(image: Tensor) -> Tensor:
+    """A weak view of an image (3, S, S)."""
     if torch.rand(()) < 0.5:
-        view = RandomCrop(size, padding=max(round(size * 8 / 224), 1))(view)
-    return F.horizontal_flip(view) if torch.rand(()) < 0.5 else view
+        size = image.shape[-1]
+        edge = max(round(size * 8 / 224), 1)
+        top, left = (int(torch.randint(2 * edge + 1, ())) for _ in range(2))
+        image = F.crop(F.pad(image, [edge]), top, left, size, size)
+    return F.horizontal_flip(image) if torch.rand(()) < 0.5 else image
 
 
 def strong(image: Tensor) -> Tensor:
