@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import resource
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from mien.progress import Progress
 from mien.proofs.base import Proof, Seed, Values
 from mien.report.plots import png
 from mien.report.rows import seeds as seed_picture
+from mien.workers import workers
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,9 @@ def _run_first(plan: Plan, proof: Proof) -> dict[str, dict[str, float]]:
     """Every variant alone on seed 0, where it has not been yet; its cost."""
     todo = [variant for variant in proof.variants if not _cost_of(plan, variant).exists()]
     if todo:
-        context = multiprocessing.get_context("spawn")
         with Progress(len(todo), f"proof {proof.name}, seed 0") as progress:
             for variant in todo:
-                with ProcessPoolExecutor(1, mp_context=context) as fresh:
+                with workers(1) as fresh:
                     try:
                         fresh.submit(run_alone, plan, variant).result()
                     except BrokenProcessPool as error:
@@ -168,8 +167,7 @@ def _run_seeds(plan: Plan, todo: list[int], jobs: int, name: str) -> None:
                 run_seed(plan, seed)
                 progress.advance()
             return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context) as pool:
+        with workers(min(jobs, len(todo))) as pool:
             for future in as_completed([pool.submit(run_seed, plan, seed) for seed in todo]):
                 future.result()
                 progress.advance()

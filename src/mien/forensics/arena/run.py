@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from mien.errors import BadInput, unknown_name
 from mien.files import write_json
 from mien.forensics.arena.entrants import Entrant, Plan, entrants, gather, pieces_of, run_entrant
 from mien.forensics.arena.page import page
+from mien.workers import workers
 
 PAGE_LIMIT = 2_000_000
 """Bytes of a page that is worth committing."""
@@ -97,8 +97,7 @@ def arena(
             for line in run_entrant(plan, entrant, folder, marked):
                 say(line)
     else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context) as pool:
+        with workers(min(jobs, len(todo))) as pool:
             for future in as_completed([pool.submit(_run_all, plan, entrant, folder, marked) for entrant in todo]):
                 future.result()
     ended = datetime.now(UTC)
