@@ -262,7 +262,8 @@ class _Maker:
         names, own = [self.people[i] for i in rows], self.possible(rows, kinds)
         if not own:
             raise BadInput(
-                f"a client would make swaps and hold one person ({names[0]}): give more people, or fewer clients"
+                f"a client has one person ({names[0]}) and swaps need two: give more people, or fewer clients "
+                "(federated.clients)"
             )
         chosen = self.faces[torch.as_tensor(list(rows))]
         return ForgedFrames(chosen, names, self.size, kinds=own, seed=self.seed, training=training)
