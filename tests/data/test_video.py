@@ -6,14 +6,13 @@ from __future__ import annotations
 import builtins
 import struct
 import threading
-import time
 
 import numpy as np
 import pytest
 import torch
 
 from mien.data import video as reading
-from mien.data.video import in_background, is_video_file, probe, read_clips, read_frames
+from mien.data.video import is_video_file, probe, read_clips, read_frames
 from mien.errors import BadInput, MissingExtra
 
 av = pytest.importorskip("av", reason="needs the extra 'video'")
@@ -85,10 +84,27 @@ def test_all_frames_are_those_of_the_library(file):
 )
 @pytest.mark.parametrize("threads", [1, 2])
 def test_chosen_frames_are_the_same_bit_for_bit(file, indices, threads):
-    whole = dict(read_frames(file))
+    whole = dict(read_frames(file, threads=1))
     found = list(read_frames(file, indices, threads=threads))
     assert [index for index, _ in found] == list(indices)
     assert all(torch.equal(frame, whole[index]) for index, frame in found)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("size", [None, 16])
+def test_threads_with_a_decoder_each_give_the_same_frames_in_order(file, threads, size):
+    one, several = (list(read_frames(file, threads=count, size=size)) for count in (1, threads))
+    assert [index for index, _ in several] == list(range(COUNT))
+    assert all(torch.equal(ours, theirs) for (_, ours), (_, theirs) in zip(several, one, strict=True))
+
+
+def test_who_stops_early_leaves_no_thread_behind(files):
+    before = threading.active_count()
+    frames = read_frames(files["h264.mp4"], threads=3)
+    assert next(frames)[0] == 0
+    assert threading.active_count() == before + 3
+    frames.close()
+    assert threading.active_count() == before
 
 
 def test_frames_say_which_they_are(files):
@@ -251,31 +267,3 @@ def test_without_the_extra_one_line_names_it(monkeypatch, files):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(MissingExtra, match=r"mien\[video\]"):
         probe(files["h264.mp4"])
-
-
-def test_background_keeps_order_hands_on_errors_and_ends():
-    assert list(in_background(range(20))) == list(range(20))
-
-    def broken():
-        yield 1
-        raise BadInput("broken")
-
-    run = in_background(broken())
-    assert next(run) == 1
-    with pytest.raises(BadInput, match="broken"):
-        next(run)
-
-    made = []
-
-    def endless():
-        while True:
-            made.append(len(made))
-            yield made[-1]
-
-    before = threading.active_count()
-    run = in_background(endless(), depth=3)
-    assert next(run) == 0
-    time.sleep(0.05)
-    run.close()
-    assert threading.active_count() == before
-    assert len(made) <= 6

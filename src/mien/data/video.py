@@ -3,8 +3,8 @@
 
 A file is first looked through without decoding: how many frames there are and when each is shown. Whoever wants a few
 frames then gets exactly these, in order, for less than the price of all: groups of pictures in which nothing is wanted
-never reach the decoder, and pictures that no other picture refers to are skipped inside the others. Nothing is kept,
-so that memory does not grow with the length of a video.
+never reach the decoder, and pictures that no other picture refers to are skipped inside the others. Groups do not need
+each other, so that several threads decode one each. Little is kept, so that memory does not grow with the length.
 
 What comes in is not trusted: the container is one of a short list, by the file's suffix, no other file or address is
 opened on a file's behalf, pixels are capped, and whatever a decoder does with a damaged file becomes one `BadInput`.
@@ -18,18 +18,18 @@ Example (not run here, it needs a file):
 from __future__ import annotations
 
 import os
-import queue
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mien.data.background import Background
 from mien.data.images import MAX_PIXELS
 from mien.data.listing import printable
 from mien.errors import BadInput, MissingExtra
@@ -38,9 +38,9 @@ FORMATS = {".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".mkv": "matroska", ".we
 """Suffix -> the only container that a file of this name may be."""
 
 THREADS = 2
-"""Threads of the decoder."""
-
-T = TypeVar("T")
+"""That decode."""
+AHEAD = 2**25
+"""Bytes of resized frames that each of them may be ahead, where the caller is slower."""
 
 
 def is_video_file(path: str | os.PathLike[str]) -> bool:
@@ -116,9 +116,9 @@ def read_frames(
 
     Args:
         video: What `probe` gave, or a file.
-        indices: Which frames, counted from 0 in the order of showing, rising; a range costs nothing. None for all.
+        indices: Which frames, counted from 0 in the order of showing, rising. None for all.
         size: Side of the square that they are resized to (bilinear, antialiased; stretched); None for their own size.
-        threads: Of the decoder.
+        threads: That decode.
 
     Returns:
         (index, frame), uint8 (3, H, W), in order.
@@ -131,7 +131,32 @@ def read_frames(
     _check_indices(wanted, video)
     if size is not None and size < 1:
         raise BadInput(f"size is {size}: it must be at least 1 pixel")
-    return _decoded(video, wanted, size, threads)
+    lanes = _lanes(video, wanted, threads)
+    return _decoded(video, wanted, size, threads) if lanes is None else _side_by_side(video, wanted, size, lanes)
+
+
+def _lanes(video: Video, wanted: Sequence[int], threads: int) -> NDArray[np.int64] | None:
+    """Which thread decodes each wanted frame: groups of pictures in turn. None where there are not enough of them."""
+    if video.packets is None or video.group is None or threads < 2:
+        return None
+    group = video.group[np.argsort(video.packets)][np.asarray(wanted, dtype=np.int64)]
+    rank = np.unique(group, return_inverse=True)[1]
+    return rank % threads if len(rank) and rank.max() >= threads - 1 else None
+
+
+def _side_by_side(
+    video: Video, wanted: Sequence[int], size: int | None, lanes: NDArray[np.int64]
+) -> Iterator[tuple[int, Tensor]]:
+    """The frames, each thread with a decoder of its own."""
+    indices = np.asarray(wanted)
+    ahead = 4 if size is None else max(AHEAD // (3 * size * size), 4)
+    with ExitStack() as stack:
+        made = []
+        for lane in range(int(lanes.max()) + 1):
+            own = _decoded(video, indices[lanes == lane].tolist(), size, 1)
+            made.append(stack.enter_context(closing(Background(own, ahead))))
+        for lane in lanes:
+            yield next(made[lane])
 
 
 def _decoded(video: Video, wanted: Sequence[int], size: int | None, threads: int) -> Iterator[tuple[int, Tensor]]:
@@ -141,6 +166,7 @@ def _decoded(video: Video, wanted: Sequence[int], size: int | None, threads: int
     if index is None:
         return
     count = 0
+    converter = _av().video.reformatter.VideoReformatter()  # one for all: to begin anew costs as much as to convert
     with _opened(video.path) as (container, stream), _one_line(name):
         for frame in _frames(container, stream, video, wanted, threads):
             here = count == index if video.shown is None else frame.pts == video.shown[index]
@@ -149,7 +175,7 @@ def _decoded(video: Video, wanted: Sequence[int], size: int | None, threads: int
                 continue
             if frame.is_corrupt:
                 raise BadInput(f"{name}: damaged video (frame {index})")
-            yield index, _upright(frame, size)
+            yield index, _upright(frame, size, converter)
             index = next(following, None)
             if index is None:
                 return
@@ -235,46 +261,6 @@ def read_clips(
                 yield number, torch.stack([parts[i] for i in clips[number]])
 
 
-def in_background(source: Iterable[T], depth: int = 2) -> Iterator[T]:
-    """The items of `source`, made by a thread of its own while the caller works on earlier ones.
-
-    Args:
-        source: What makes the items; whatever it raises is raised here.
-        depth: Items that may wait at most.
-    """
-    waiting: queue.Queue[tuple[str, Any]] = queue.Queue(max(depth, 1))
-    stopped = threading.Event()
-
-    def put(what: str, value: Any) -> bool:
-        while not stopped.is_set():
-            try:
-                waiting.put((what, value), timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in source:
-                if not put("item", item):
-                    return
-            put("end", None)
-        except Exception as error:  # noqa: BLE001 - handed on as it is
-            put("error", error)
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    try:
-        while (found := waiting.get())[0] == "item":
-            yield found[1]
-        if found[0] == "error":
-            raise found[1]
-    finally:
-        stopped.set()
-        worker.join()
-
-
 def _check_indices(indices: Sequence[int], video: Video) -> None:
     if not len(indices):
         return
@@ -334,10 +320,10 @@ class _one_line:  # noqa: N801
             raise BadInput(f"{self.name}: damaged, or not a video ({reason})") from error
 
 
-def _upright(frame: Any, size: int | None) -> Tensor:
+def _upright(frame: Any, size: int | None, converter: Any) -> Tensor:
     """A decoded frame as uint8 (3, H, W), turned as the file says."""
     width, height = (size, size) if size is not None else (frame.width, frame.height)
-    picture = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR").to_ndarray()
+    picture = converter.reformat(frame, width, height, "rgb24", interpolation="BILINEAR").to_ndarray()
     turns = round(frame.rotation / 90) % 4
     if turns:
         picture = np.ascontiguousarray(np.rot90(picture, turns))

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from mien.answering import Item, Loaded, batches_of, folders_of, items_of, load_ahead, load_image
+from mien.data.background import in_background
 from mien.data.faces import crop as crop_face
 from mien.data.images import resize_tensor
 from mien.data.listing import natural_key
-from mien.data.video import in_background, is_video_file, probe, read_frames
+from mien.data.video import is_video_file, probe, read_frames
 from mien.errors import BadInput, MienError
 from mien.forensics.clips.stills import still_clips
 from mien.forensics.clips.videos import ClipDetector, Footage, check_lengths, is_still, testing_clips
