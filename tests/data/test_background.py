@@ -52,3 +52,20 @@ def test_work_begins_before_the_first_item_is_asked_for_and_the_end_stays_the_en
     assert list(items) == [1]
     assert list(items) == []
     items.close()
+
+
+def test_closing_closes_what_makes_the_items():
+    ended = []
+
+    def made():
+        try:
+            while True:
+                yield 1
+        finally:
+            ended.append(threading.current_thread())
+
+    source = made()  # somebody else may still refer to it
+    items = Background(source)
+    assert next(items) == 1
+    items.close()
+    assert len(ended) == 1

@@ -132,6 +132,17 @@ def test_a_client_waits_for_a_server_that_comes_late_and_no_longer_than_it_is_to
         assert 0.9 < time.monotonic() - started < 30.0
 
 
+@needs_flower
+def test_a_client_says_so_where_nobody_listens():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(BadInput, match=f"nothing answers at {address} after 0 s"):
+            flower.join(
+                process.make(), process.Noise(0), client=0, settings=process.SETTINGS, address=address, wait=0.0
+            )
+
+
 def test_without_flower_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "flwr", None)
     with pytest.raises(MissingExtra, match=r"pip install 'mien\[federated\]'"):

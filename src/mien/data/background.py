@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any, Generic, TypeVar
 
@@ -61,6 +61,9 @@ class Background(Generic[T]):
             self._put("end", None)
         except Exception as error:  # noqa: BLE001 - handed on as it is
             self._put("error", error)
+        finally:
+            if isinstance(source, Generator):
+                source.close()  # now, and not whenever nobody refers to it any more: it may hold a file
 
     def _put(self, what: str, value: Any) -> bool:
         while not self._stopped.is_set():

@@ -3,8 +3,8 @@
 
 A file is first looked through without decoding: how many frames there are and when each is shown. Whoever wants a few
 frames then gets exactly these, in order, for less than the price of all: groups of pictures in which nothing is wanted
-never reach the decoder, and pictures that no other picture refers to are skipped inside the others. Groups do not need
-each other, so that several threads decode one each. Little is kept, so that memory does not grow with the length.
+never reach the decoder, and pictures that no other picture refers to are skipped inside the others. A group needs at
+most the one before, so that several threads decode one each. Little is kept: memory does not grow with the length.
 
 What comes in is not trusted: the container is one of a short list, by the file's suffix, no other file or address is
 opened on a file's behalf, pixels are capped, and whatever a decoder does with a damaged file becomes one `BadInput`.
