@@ -28,7 +28,7 @@ from mien.forensics.parts.hfc_streams import (
     HeadSize,
     PatchStream,
     TokenHead,
-    grey,
+    levels,
     one_channel,
     patch_starts,
     patches,
@@ -153,7 +153,7 @@ def test_the_descriptor_stream_describes_the_template_of_every_image():
     stream = DescriptorStream(17, 1.5, 2, SMALL)
     image = torch.rand(3, 3, 30, 20)
     points = face_points(17) * torch.tensor([20.0, 30.0])
-    expected = torch.stack([descriptors(grey(image[i : i + 1]), points[None])[0] for i in range(3)])
+    expected = torch.stack([descriptors(levels(image[i : i + 1]), points[None])[0] for i in range(3)])
     assert torch.equal(stream.tokens(image), expected)
 
 

@@ -20,9 +20,10 @@ from mien.engine import Phase
 from mien.engine.method import build
 from mien.errors import BadInput
 from mien.metrics.quality import luma, psnr, ssim
+from mien.nn.grey import grey
 from mien.restoration import degradation as degrading
 from mien.restoration import tiles
-from mien.restoration.data import Crops, Picture, Whole, grey
+from mien.restoration.data import Crops, Picture, Whole
 from mien.restoration.degradation import Degradation
 from mien.restoration.readers import embedded, layout_of, read
 from mien.restoration.restorer import pad_to

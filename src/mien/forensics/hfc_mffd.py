@@ -60,10 +60,11 @@ from mien.forensics.detector import Detector
 from mien.forensics.labels import labels_of
 from mien.forensics.parts.hfc_figures import kind_figures, patch_map
 from mien.forensics.parts.hfc_fusion import Fusion, Level, decide, fused, learn_weights
-from mien.forensics.parts.hfc_streams import Attention, DescriptorStream, HeadSize, PatchStream, grey
+from mien.forensics.parts.hfc_streams import Attention, DescriptorStream, HeadSize, PatchStream
 from mien.forensics.readers.forgery_nir import FORGED
 from mien.metrics.intervals import Interval
 from mien.nn.empty import empty_loss
+from mien.nn.grey import grey
 from mien.nn.network import Network
 from mien.optim.recipe import Recipe
 
@@ -312,7 +313,7 @@ class HFCMFFD(Detector):
     # --- answers --------------------------------------------------------------------------------------------------
     def seen(self, image: Tensor) -> Tensor:
         """What the streams see of images (B, 3, H, W): the images, or their brightness in three equal channels."""
-        return image if self.modality == "visible" else (grey(image) / 255)[:, None].expand(-1, 3, -1, -1)
+        return image if self.modality == "visible" else grey(image).expand(-1, 3, -1, -1)
 
     def fused(self, image: Tensor, *levels: Level) -> Tensor:
         """S of levels, (B, C), of images as `seen` gives them."""

@@ -13,18 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mien.nn.gaussian import gaussian_blur
+from mien.nn.grey import grey
 
 FLAT = 1e-6
 """Added under the root, so that a flat area has a finite gradient."""
 
 _ACROSS = ((0, 1), (1, 1), (1, 0), (1, -1))
 """Steps (down, right) to the neighbour across an edge whose gradient points to 0, 45, 90 and 135 degrees."""
-
-
-def grey(image: Tensor) -> Tensor:
-    """Luma (B, 1, H, W) of RGB images (B, 3, H, W), in the same range (ITU-R BT.601)."""
-    weights = image.new_tensor((0.299, 0.587, 0.114)).view(3, 1, 1)
-    return (image * weights).sum(dim=1, keepdim=True)
 
 
 def sobel(plane: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from mien.data import forge_ops as ops
 from mien.data.draws import Seeds, between, item_seeds, normals, uniforms
 from mien.data.forge import face_mask
 from mien.data.forge_pairs import Perturbation, common_perturbation
+from mien.nn.grey import grey
 
 SHRINK, BLUR = 1.75, 0.8
 
@@ -107,7 +108,7 @@ def near_infrared(images: Tensor, seed: int) -> Tensor:
         torch.from_numpy(between(seeds, name, low, high)).view(shape)
         for name, low, high in (("gamma", 0.7, 1.3), ("gain", 0.8, 1.1))
     )
-    light = torch.einsum("...chw,c->...hw", images, torch.tensor([0.299, 0.587, 0.114])).unsqueeze(-3)
+    light = grey(images)
     return (gain * light.pow(gamma)).clamp(0, 1).expand_as(images).contiguous()
 
 

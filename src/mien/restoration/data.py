@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from mien.data.images import load_tensor
 from mien.errors import BadInput
+from mien.nn.grey import grey
 from mien.restoration.degradation import Degradation
 
 Degrade = Callable[[Tensor], Tensor]
@@ -155,14 +156,6 @@ def load(picture: Picture | Tensor, colours: int, scale: int) -> tuple[Tensor, T
     if colours == 1:
         image, partner = grey(image), None if partner is None else grey(partner)
     return image, partner, str(picture.path)
-
-
-def grey(image: Tensor) -> Tensor:
-    """Luma of (..., 3, H, W); one channel stays."""
-    if image.shape[-3] == 1:
-        return image
-    weights = torch.tensor([0.299, 0.587, 0.114], device=image.device, dtype=image.dtype)
-    return (image * weights[:, None, None]).sum(dim=-3, keepdim=True)
 
 
 def _turned(image: Tensor, turn: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mien.data.images import from_uint8
 from mien.errors import BadInput
-from mien.restoration.data import grey
+from mien.nn.grey import grey
 from mien.restoration.restorer import Restorer, pad_to
 
 FADE = 8

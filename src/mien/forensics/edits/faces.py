@@ -27,6 +27,7 @@ from mien.forensics.edits.rings import draw_lists, edit_faces, encoded
 from mien.forensics.opening import EMBEDDED, OpenedData, layout_of, open_test, open_training, read_people
 from mien.forensics.people import People
 from mien.forensics.readers.seq_deepfake import LONGEST, Edits, seq_deepfake_edits
+from mien.nn.grey import grey
 from mien.room import DataOptions, TestData
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ COPIES = 2
 """Edited faces made from each face."""
 BRIGHTNESS, CONTRAST, SATURATION = (0.5, 1.3), (0.8, 1.5), (0.2, 1.5)
 """Ranges of the factors of the colour jitter."""
-GREY = (0.299, 0.587, 0.114)
 
 
 @dataclass
@@ -56,12 +56,11 @@ def jitter(image: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
     """Brightness, contrast and saturation of both pictures (3, H, W) changed alike, drawn from torch's generator."""
     bounds = torch.tensor([BRIGHTNESS, CONTRAST, SATURATION])
     brightness, contrast, saturation = (bounds[:, 0] + torch.rand(3) * (bounds[:, 1] - bounds[:, 0])).unbind()
-    weights = torch.tensor(GREY)[:, None, None]
-    mean = (brightness * original * weights).sum(dim=0).mean()
+    mean = grey(brightness * original).mean()
 
     def changed(picture: Tensor) -> Tensor:
         picture = (contrast * brightness * picture + (1 - contrast) * mean).clamp(0, 1)
-        return (saturation * picture + (1 - saturation) * (picture * weights).sum(dim=0, keepdim=True)).clamp(0, 1)
+        return (saturation * picture + (1 - saturation) * grey(picture)).clamp(0, 1)
 
     return changed(image), changed(original)
 

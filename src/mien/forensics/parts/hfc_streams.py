@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from mien.errors import BadInput
 from mien.nn.dct import CoefficientStatistics, dct2
 from mien.nn.descriptors import descriptors, face_points
+from mien.nn.grey import grey
 from mien.nn.network import Network, output_size
 
 Attention = Literal["patches", "batch", "none"]
-GREY = (0.299, 0.587, 0.114)
 
 
 def patch_starts(side: int, patch: int, count: int) -> list[int]:
@@ -55,9 +55,9 @@ def patches(image: Tensor, patch: int, count: int) -> Tensor:
     return torch.stack(cut, dim=1)
 
 
-def grey(image: Tensor) -> Tensor:
-    """0.299 R + 0.587 G + 0.114 B of (..., 3, H, W) in [0, 1], times 255: (..., H, W) in [0, 255]."""
-    return 255 * torch.einsum("...chw,c->...hw", image, image.new_tensor(GREY))
+def levels(image: Tensor) -> Tensor:
+    """Grey levels (..., H, W) in [0, 255] of images (..., 3, H, W) in [0, 1]."""
+    return grey(image, white=255).squeeze(-3)
 
 
 @dataclass(frozen=True)
@@ -203,12 +203,12 @@ class PatchStream(nn.Module):
     def clues(self, cut: Tensor) -> Tensor:
         """Z of patches (B, T, 3, P, P): (B, T, P, P)."""
         assert self.statistics is not None
-        return self.statistics.standardise(dct2(grey(cut)))
+        return self.statistics.standardise(dct2(levels(cut)))
 
     def observe(self, image: Tensor) -> None:
         """Take the DCT coefficients of the patches of images into the statistics M and V."""
         assert self.statistics is not None
-        self.statistics.update(dct2(grey(patches(image, self.patch, self.count))))
+        self.statistics.update(dct2(levels(patches(image, self.patch, self.count))))
 
 
 class DescriptorStream(nn.Module):
@@ -240,7 +240,7 @@ class DescriptorStream(nn.Module):
         """The descriptors of images."""
         sides = self.points.new_tensor([image.shape[-1], image.shape[-2]])
         places = (self.points * sides).expand(len(image), -1, -1)
-        return descriptors(grey(image), places, self.cell)
+        return descriptors(levels(image), places, self.cell)
 
 
 def one_channel(network: nn.Module) -> None:
