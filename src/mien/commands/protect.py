@@ -99,7 +99,8 @@ def run(arguments: list[str]) -> int:
     if not given.no_check:
         quality = region_psnr(picture, reveal_with(method, file, master), regions)
     write_protected(out, file.picture, file.header, file.depth)
-    print(f"protected: {what}, {len(file.header.tiles())} tiles, {seconds:.1f} s")
+    tiles = len(file.header.tiles())
+    print(f"protected: {what}, {tiles} tile{'s' if tiles > 1 else ''}, {seconds:.1f} s")
     if quality is not None:
         shown = "equal to the original" if math.isinf(quality) else f"like the original to {quality:.1f} dB PSNR"
         rest = "" if given.whole else "; outside the regions it is unchanged"

@@ -58,7 +58,8 @@ def run(arguments: list[str]) -> int:
     tiles = fitted_tiles(method, given.tile, given.margin)
     height, width = (n * method.scale for n in picture.shape[:2])
     count = tile_count(picture, method.scale, tiles)
-    what = f"{width} x {height} pixels from {picture.shape[1]} x {picture.shape[0]}, {count} tiles"
+    size = f"{width} x {height} pixels from {picture.shape[1]} x {picture.shape[0]}"
+    what = f"{size}, {count} tile{'s' if count > 1 else ''}"
     if given.dry_run:
         from mien.rehearsal import duration
 
