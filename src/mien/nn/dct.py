@@ -160,5 +160,4 @@ class CoefficientStatistics(nn.Module):
 
     def standardise(self, values: Tensor) -> Tensor:
         """(values - mean) / deviation of (..., *shape), in the type of `values`. Before the first update: `values`."""
-        scale = self.deviation().reciprocal()
-        return torch.addcmul((-self.mean * scale).to(values), values, scale.to(values))
+        return (values - self.mean.to(values)) / self.deviation().to(values)

@@ -6,14 +6,9 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def grey(image: Tensor, white: float = 1.0) -> Tensor:
-    """0.299 R + 0.587 G + 0.114 B (ITU-R BT.601) of images: (..., 1, H, W).
-
-    Args:
-        image: (..., 3, H, W), or (..., 1, H, W), which is grey already.
-        white: What 1 becomes: 255 gives grey levels of images in [0, 1].
-    """
+def grey(image: Tensor) -> Tensor:
+    """0.299 R + 0.587 G + 0.114 B (ITU-R BT.601) of images (..., 3, H, W): (..., 1, H, W). One channel stays."""
     if image.shape[-3] == 1:
-        return image if white == 1.0 else image * white
-    shares = image.new_tensor((0.299, 0.587, 0.114)) * white
-    return (image * shares[:, None, None]).sum(dim=-3, keepdim=True)
+        return image
+    shares = image.new_tensor((0.299, 0.587, 0.114))[:, None, None]
+    return (image * shares).sum(dim=-3, keepdim=True)

@@ -168,8 +168,6 @@ PROOF = Proof(
     controls={"shuffled labels": (0.4, 0.6)},
     notes=(
         "faces are drawn: this says what the parts do, not how well real forgeries are found",
-        "the jitter of forged irises was chosen on other seeds, by the frozen teacher alone (AUC .90 there where the "
-        "tint says nothing); with 0.5 and 0.35 pixels no variant learnt more than the tint",
         "both tests show the same clips of the same people; they differ in the tint alone",
         "the authors' own early study found guidance alone no better than none",
     ),

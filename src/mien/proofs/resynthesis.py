@@ -108,8 +108,7 @@ def near_infrared(images: Tensor, seed: int) -> Tensor:
         torch.from_numpy(between(seeds, name, low, high)).view(shape)
         for name, low, high in (("gamma", 0.7, 1.3), ("gain", 0.8, 1.1))
     )
-    light = grey(images)
-    return (gain * light.pow(gamma)).clamp(0, 1).expand_as(images).contiguous()
+    return (gain * grey(images).pow(gamma)).clamp(0, 1).expand_as(images).contiguous()
 
 
 def few_of_each(people: Sequence[str], rows: Sequence[int], most: int) -> list[int]:

@@ -57,7 +57,7 @@ def patches(image: Tensor, patch: int, count: int) -> Tensor:
 
 def levels(image: Tensor) -> Tensor:
     """Grey levels (..., H, W) in [0, 255] of images (..., 3, H, W) in [0, 1]."""
-    return grey(image, white=255).squeeze(-3)
+    return 255 * grey(image).squeeze(-3)
 
 
 @dataclass(frozen=True)
