@@ -213,22 +213,40 @@ def test_an_outside_detector_that_has_seen_a_test_person_is_refused(people, few,
         arena(plan_of(people, methods=(), outside=(str(saved),)), tmp_path / "out", say=lambda line: None)
 
 
-def test_outside_detectors_of_one_name_are_refused(people, tmp_path):
-    folders = tuple(str(detector().save_pretrained(tmp_path / place / "best")) for place in "ab")
+def test_pieces_of_replaced_weights_are_refused(people, few, tmp_path):
+    saved = detector().save_pretrained(tmp_path / "mine")
+    plan = plan_of(people, methods=(), outside=(str(saved),))
+    arena(plan, tmp_path / "out", say=lambda line: None)
+    detector().save_pretrained(saved)
+    with pytest.raises(BadInput, match="other weights"):
+        arena(plan, tmp_path / "out", say=lambda line: None)
+    for piece in (tmp_path / "out").glob("*.pieces/mine.*"):
+        piece.unlink()
+    arena(plan, tmp_path / "out", say=lambda line: None)
+
+
+@pytest.mark.parametrize("names", [("a/best", "b/best"), ("x-1", "x 1")])
+def test_outside_detectors_of_one_name_are_refused(people, names, tmp_path):
+    folders = tuple(str(detector().save_pretrained(tmp_path / name)) for name in names)
     with pytest.raises(BadInput, match="different names"):
         arena(plan_of(people, methods=(), outside=folders), tmp_path / "out", say=lambda line: None)
 
 
-@pytest.fixture(scope="module")
-def table(people, tmp_path_factory):
-    """The same faces as those of persons of their own, of two races."""
-    folder = tmp_path_factory.mktemp("table")
+def raced(people, folder, race):
+    """The same faces as those of 24 persons of their own, whose race is `race(number)`."""
+    folder.mkdir(exist_ok=True)
     rows = ["file,race"]
     for i, path in enumerate(sorted(people.rglob("*.png"))):
         (folder / f"{i}.png").write_bytes(path.read_bytes())
-        rows.append(f"{i}.png,{i % 2}")
+        rows.append(f"{i}.png,{race(i)}")
     (folder / "labels.csv").write_text("\n".join(rows))
     return folder
+
+
+@pytest.fixture(scope="module")
+def table(people, tmp_path_factory):
+    """24 persons of two races."""
+    return raced(people, tmp_path_factory.mktemp("table"), lambda i: i % 2)
 
 
 @pytest.mark.parametrize("sees", ["faces", "clips", "edits"])
@@ -248,8 +266,38 @@ def test_where_groups_are_compared_a_swaps_donor_is_of_the_same_group(table, mad
     assert material(str(table), 100, 100, None, 0).test.donors is None
 
 
+def test_fairfd_prunes_where_groups_are_compared(table, few, tmp_path):
+    plan = plan_of(table, methods=("fairfd",), group_by="race", train_faces=100)
+    result, _, shown = arena(plan, tmp_path / "out", say=lambda line: None)
+    counts = [run["train"]["pruned_weights"] for run in result["detectors"]["fairfd"]["runs"]]
+    assert min(counts) > 0
+    assert f"pruned {counts[0]} and {counts[1]} weights, by race" in shown.read_text()
+    result, _, shown = arena(replace(plan, group_by=None), tmp_path / "without", say=lambda line: None)
+    assert [run["train"]["pruned_weights"] for run in result["detectors"]["fairfd"]["runs"]] == [0, 0]
+    assert "fairfd pruned nothing" in shown.read_text()
+
+
+def test_groups_of_too_few_persons_are_left_out(people, tmp_path):
+    """Of 24 persons 11 are of one race, 11 of another, and 2 of a third."""
+    found = material(str(raced(people, tmp_path, lambda i: "c" if i > 21 else "ab"[i % 2])), 100, 100, "race", 0)
+    assert set(found.train.donors) == set(found.test.donors) == {"a", "b"}
+    assert found.train.column == "race"
+    assert "race c left out" in found.about
+    with pytest.raises(BadInput, match="two groups must have them"):
+        material(str(raced(people, tmp_path / "two", lambda i: "c" if i > 21 else "a")), 100, 100, "race", 0)
+
+
+def test_a_client_in_which_a_group_has_one_person_swaps_with_anybody(table, made_forgeries):
+    found = material(str(table), 100, 100, "race", 0)
+    of = found.train.donors
+    some = found.train.part([*[i for i, race in enumerate(of) if race == "0"][:3], of.index("1")])
+    assert some.people_of() == {"0": 3, "1": 1}
+    training(FedForgery(network=Network("tiny_cnn"), image_size=32), replace(found, train=some), ("swap",), 0)
+    assert len(set(np.array(made_forgeries[-1].identities)[made_forgeries[-1].donors])) > 1
+
+
 def test_groups_are_compared(table, few, monkeypatch, tmp_path):
-    plan = plan_of(table, group_by="race")
+    plan = plan_of(table, group_by="race", train_faces=100)
     result, _, shown = arena(plan, tmp_path / "out", say=lambda line: None)
     cell = result["detectors"]["plain"]["runs"][0][CLEAN]
     assert set(cell["groups"]) == {"0", "1"}

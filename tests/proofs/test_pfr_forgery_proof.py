@@ -18,16 +18,21 @@ def small(monkeypatch):
     monkeypatch.setattr(proof, "BATCH", 4)
 
 
-def test_clients_share_no_person_and_nobody_is_tested_who_was_trained_on(small):
+def test_clients_share_no_person_and_nobody_is_tested_who_was_trained_on(small, monkeypatch):
+    monkeypatch.setattr(proof, "FEW", 1)
     data = proof.make_data("embedded", 100)
-    owned = [set(client.groups) for client in data.clients]
+    owned = [set(client.groups) for client in data.clients[proof.MANY]]
     assert sum(map(len, owned)) == len(set.union(*owned)) == 8
     for test, kind in zip(data.tests, proof.KINDS, strict=True):
         assert not set(test.groups) & set.union(*owned)
         assert set(test.kinds) == {"real", kind}
         assert int(test.label.sum()) * 2 == len(test)
     assert set(data.unknown.kinds) == {"real", proof.UNKNOWN}
-    assert data.clients[0][0].image.shape == (3, 64, 64)
+    assert data.clients[proof.MANY][0][0].image.shape == (3, 64, 64)
+    few = data.clients[1]
+    assert [set(client.groups) for client in few] == owned
+    assert [len(client) for client in few] == [2 * len(people) for people in owned], "one face and its forgery of each"
+    assert all(set(part.kinds) == {"real", kind} for part, kind in zip(few, proof.KINDS, strict=True))
 
 
 def test_a_camera_lies_over_real_and_forged_alike(small):
@@ -56,7 +61,7 @@ def test_a_rehearsal_measures_variants_with_as_many_steps(small, monkeypatch):
         return run
 
     monkeypatch.setattr(proof, "fit", counted)
-    for name in ("FedPR", "FedAvg", "two heads alone", "FedPR, matching", "local only"):
+    for name in ("FedPR", "FedAvg", "two heads alone", "FedPR, matching", "local only", "local only, few faces"):
         values = proof.PROOF.variants[name](seed)
         assert 0 <= values[proof.METRIC] <= 1, name
         mean = sum(values[f"AUC, {kind}"] for kind in proof.KINDS) / 4

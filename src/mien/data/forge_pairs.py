@@ -252,7 +252,7 @@ class PairedForgeries(Dataset[ForgedFaces]):
         for split in np.unique(splits):
             rows = np.flatnonzero(splits == split)
             if len(np.unique(names[rows])) < 2:
-                where = f"split {split!r}" if split else "the data"
+                where = f"split {str(split)!r}" if split else "the data"
                 raise BadInput(f"{where} has one identity only: swaps need two or more, or leave out 'swap'")
             for start in range(0, len(rows), 512):
                 part = rows[start : start + 512]

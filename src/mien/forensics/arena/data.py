@@ -7,6 +7,7 @@ training and test data for each; the faces and the persons are the same for all.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +51,8 @@ REFERENCE = 224
 """Height in pixels that the perturbations' sizes belong to; smaller faces get the same shares."""
 TRAIN_SHARE = 2 / 3
 """Of the persons."""
+LEAST = (4, 2)
+"""Persons to train and to test on, of all and of each group."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,30 @@ class Part:
         faces: uint8 (N, 3, H, W).
         people: (N,).
         donors: Group of each, (N,): a swap's donor is of the same one, so that groups can be compared. None: anybody.
+        column: What the groups are, for instance "race".
     """
 
     faces: Tensor
     people: list[str]
     donors: list[str] | None = None
+    column: str = ""
 
     def part(self, rows: Sequence[int]) -> Part:
         """Some of the faces."""
         donors = None if self.donors is None else [self.donors[i] for i in rows]
-        return Part(self.faces[list(rows)], [self.people[i] for i in rows], donors)
+        return Part(self.faces[list(rows)], [self.people[i] for i in rows], donors, self.column)
+
+    def people_of(self) -> dict[str, int]:
+        """Group -> number of persons; one group "" where none are known."""
+        donors = self.donors or [""] * len(self.people)
+        return Counter(donor for donor, _ in set(zip(donors, self.people, strict=True)))
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What data sets of forgeries are told of groups."""
+        if self.donors is None:
+            return {}
+        return {"donors": self.donors, "attributes": [{self.column: value} for value in self.donors]}
 
 
 @dataclass(frozen=True)
@@ -95,9 +112,7 @@ class Material:
     def checked(self, seed: int, *, strict: bool) -> Material:
         """With the confound check made; with `strict`, marked kinds are refused."""
         test = self.test
-        frames = ForgedFrames(
-            test.faces, test.people, test.faces.shape[-1], kinds=KINDS, seed=seed + 1, donors=test.donors
-        )
+        frames = ForgedFrames(test.faces, test.people, test.faces.shape[-1], kinds=KINDS, seed=seed + 1, **test.known)
         report = confound_report(frames.image, frames.kinds, frames.groups)
         if strict:
             report.require_clean()
@@ -123,16 +138,24 @@ def material(data: str, train_faces: int, test_faces: int, group_by: str | None,
     if group_by is not None and values is None:
         raise BadInput(f"--group-by is {group_by!r}: {data} has no labels.csv with such a column")
     count = len(set(people))
-    if count < 6:
-        raise BadInput(f"{data} holds {count} persons: the arena needs at least 6, four to train and two to test on")
-    whole = Part(faces, people, values)
+    if count < sum(LEAST):
+        raise BadInput(
+            f"{data} holds {count} persons: the arena needs at least {sum(LEAST)}, {LEAST[0]} to train and {LEAST[1]} "
+            "to test on"
+        )
+    whole = Part(faces, people, values, group_by or "")
     parts = split_by_group(people, (TRAIN_SHARE, 1 - TRAIN_SHARE), seed=seed, labels=values)
     train, test = _some(whole, parts[0], train_faces, seed), _some(whole, parts[1], test_faces, seed)
+    left_out: list[str] = []
+    if values is not None:
+        train, test, left_out = _comparable(train, test)
     where = "generated faces" if data == EMBEDDED else f"faces in {Path(data).name}"
     about = (
         f"{where}: {len(train.people)} of {len(set(train.people))} persons to train, {len(test.people)} of "
         f"{len(set(test.people))} others to test"
     )
+    if left_out:
+        about += f"; {group_by} {', '.join(left_out)} left out, of whom there are too few"
     manifest = {"groups": sorted(set(train.people)), "files": sorted(files), "description": f"forgeries, {about}"}
     group_of = None if values is None else dict(zip(people, values, strict=True))
     return Material(train, test, group_of, about, manifest)
@@ -153,6 +176,21 @@ def _some(whole: Part, rows: Sequence[int], most: int, seed: int) -> Part:
     return whole.part([rows[i] for i in drawn])
 
 
+def _comparable(train: Part, test: Part) -> tuple[Part, Part, list[str]]:
+    """The groups of which there are persons enough in both parts, and the names of the others."""
+    enough = [
+        {g for g, n in part.people_of().items() if n >= least} for part, least in zip((train, test), LEAST, strict=True)
+    ]
+    kept = enough[0] & enough[1]
+    if len(kept) < 2:
+        raise BadInput(
+            f"--group-by is {train.column!r}: {', '.join(sorted(kept)) or 'no group'} has {LEAST[0]} persons to train "
+            f"and {LEAST[1]} to test on, and two groups must have them"
+        )
+    parts = [p.part([i for i, group in enumerate(p.donors or ()) if group in kept]) for p in (train, test)]
+    return parts[0], parts[1], sorted((set(train.people_of()) | set(test.people_of())) - kept)
+
+
 # --- what a detector sees -------------------------------------------------------------------------------------
 def training(detector: Detector, found: Material, kinds: Sequence[str], seed: int) -> TrainingData:
     """Training data of a detector: forgeries of these kinds, and the real faces that they were made from."""
@@ -169,33 +207,34 @@ def exam(detector: Detector, found: Material, seed: int) -> Dataset[Faces]:
 
 
 def _clients(detector: Detector, found: Material, kinds: Sequence[str], seed: int) -> ClientFaces:
-    """A client for each kind of forgery, with persons of its own."""
+    """A client for each kind of forgery, with persons of its own; who is alone in a group swaps with anybody's face."""
     shares = split_by_group(found.train.people, [1 / len(kinds)] * len(kinds), seed=seed, labels=found.train.donors)
+    own = [found.train.part(rows) for rows in shares]
+    own = [replace(part, donors=None) if min(part.people_of().values()) < 2 else part for part in own]
     datasets = [
-        BUILDERS[detector.sees][0](detector, found.train.part(rows), (kind,), seed)
-        for kind, rows in zip(kinds, shares, strict=True)
+        BUILDERS[detector.sees][0](detector, part, (kind,), seed) for kind, part in zip(kinds, own, strict=True)
     ]
     return ClientFaces(list(kinds), datasets, {}, found.manifest)
 
 
 def _frames(detector: Detector, part: Part, kinds: Sequence[str], seed: int) -> Dataset[Faces]:
     size = detector.image_size
-    return ForgedFrames(part.faces, part.people, size, kinds=kinds, seed=seed, training=True, donors=part.donors)
+    return ForgedFrames(part.faces, part.people, size, kinds=kinds, seed=seed, training=True, **part.known)
 
 
 def _test_frames(detector: Detector, part: Part, kinds: Sequence[str], seed: int) -> Dataset[Faces]:
     size = detector.image_size
-    return ForgedFrames(part.faces, part.people, size, kinds=kinds, seed=seed, frames=1, donors=part.donors)
+    return ForgedFrames(part.faces, part.people, size, kinds=kinds, seed=seed, frames=1, **part.known)
 
 
 def _films(detector: Detector, part: Part, kinds: Sequence[str], seed: int) -> Dataset[Faces]:
     shape = (detector.image_size, detector.frames)
-    return StillClips(part.faces, part.people, *shape, kinds=kinds, seed=seed, training=True, donors=part.donors)
+    return StillClips(part.faces, part.people, *shape, kinds=kinds, seed=seed, training=True, **part.known)
 
 
 def _test_films(detector: Detector, part: Part, kinds: Sequence[str], seed: int) -> Dataset[Faces]:
     shape = (detector.image_size, detector.frames)
-    return StillClips(part.faces, part.people, *shape, kinds=kinds, seed=seed, per_unit=1, donors=part.donors)
+    return StillClips(part.faces, part.people, *shape, kinds=kinds, seed=seed, per_unit=1, **part.known)
 
 
 Builder = Callable[[Detector, Part, Sequence[str], int], Dataset[Faces]]

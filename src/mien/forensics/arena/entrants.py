@@ -32,6 +32,7 @@ from mien.errors import BadInput
 from mien.files import write_json
 from mien.forensics.arena.data import CLEAN, CONDITIONS, Material, Perturbed, exam, material, training
 from mien.forensics.detector import Detector, names_kinds
+from mien.forensics.fairfd import FairFD
 from mien.forensics.scoring import Scored, score
 from mien.job import merged, preset_of
 from mien.metrics.binary import METRICS, members
@@ -95,8 +96,9 @@ class Entrant:
 
     @property
     def stem(self) -> str:
-        """What its files begin with."""
-        safe = "".join(c if c.isalnum() else "-" for c in self.name)
+        """What its files begin with; of an outside detector it follows from its folder's own name."""
+        name = self.name if self.half is not None else Path(self.name).resolve().name
+        safe = "".join(c if c.isalnum() else "-" for c in name)
         return safe if self.half is None else f"{safe}.{self.half}"
 
     @property
@@ -178,7 +180,8 @@ def _train(plan: Plan, entrant: Entrant, detector: Detector, found: Material, sa
     seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
     detector.save_pretrained(saved)
     weights = sum(p.numel() for p in detector.parameters())
-    write_json(piece, {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "weights": weights})
+    pruned = {"pruned_weights": int(detector.zeroed)} if isinstance(detector, FairFD) else {}
+    write_json(piece, {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "weights": weights, **pruned})
     return f"{entrant.stem}  trained on {', '.join(entrant.seen)}: {cpu:.0f} s of CPU"
 
 

@@ -105,6 +105,8 @@ def page(result: Result) -> Page:
             "light or compression. It is shown last, and left out of every mean and of every comparison of groups."
         )
     _winners(made, result, table)
+    if "fairfd" in names:
+        made.paragraph(_pruning(result))
     made.note("A score is a model's opinion about an image. It is not evidence about a person or an event.", "warning")
     made.section("Clean faces, with intervals")
     _intervals(made, result)
@@ -138,6 +140,14 @@ def _winners(made: Page, result: Result, table: np.ndarray) -> None:
         verdict = "all fail" if column[best] < FAILS else ""
         rows.append((title.replace("\n", ", "), names[best], float(column[best]), verdict))
     made.table(("test", "best", "AUC", ""), rows, caption=f"The best of each column; all fail below an AUC of {FAILS}")
+
+
+def _pruning(result: Result) -> str:
+    """What fairfd pruned; that says in what it differs from plain."""
+    counts = [run["train"].get("pruned_weights", 0) for run in result["detectors"]["fairfd"]["runs"]]
+    if any(counts):
+        return f"fairfd pruned {' and '.join(str(n) for n in counts)} weights, by {result['protocol']['group_by']}."
+    return "fairfd pruned nothing, since nothing is known of groups here: it is plain, trained on fewer persons."
 
 
 def _intervals(made: Page, result: Result) -> None:

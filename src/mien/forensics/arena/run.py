@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mien import catalog
+from mien.data.folders import fingerprints
+from mien.engine import saved_folder
 from mien.engine.run import commit, versions
 from mien.errors import BadInput, unknown_name
 from mien.files import write_json
@@ -80,9 +82,10 @@ def arena(
     """
     if jobs < 1 or plan.threads < 1:
         raise BadInput(f"jobs is {jobs}, threads is {plan.threads}: each must be at least 1")
-    names = [Path(folder).resolve().name for folder in plan.outside]
-    if len(set(names)) < len(names):
-        raise BadInput(f"outside detectors are called {', '.join(names)}: give folders of different names")
+    stems = [entrant.stem for entrant in entrants(plan) if entrant.half is None]
+    if len(set(stems)) < len(stems):
+        names = ", ".join(Path(folder).resolve().name for folder in plan.outside)
+        raise BadInput(f"outside detectors are called {names}: give folders of different names")
     begun = datetime.now(UTC)
     found = plan.material().checked(plan.seed, strict=strict)
     marked = list((found.confound or {}).get("marked", ()))
@@ -147,12 +150,30 @@ def _run_all(plan: Plan, entrant: Entrant, folder: Path, marked: Sequence[str]) 
 
 
 def _check_pieces(plan: Plan, folder: Path, marked: Sequence[str]) -> None:
-    """Refuse to mix two plans. Methods may be added: that changes no cell of the others."""
+    """Refuse to mix two plans. Detectors may be added: that changes no cell of the others."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "of.json"
     wanted = {k: v for k, v in asdict(plan).items() if k not in ("methods", "outside", "threads", "device")}
     if plan.group_by is not None:
         wanted["marked"] = list(marked)  # cells compare groups without them
-    if path.exists() and json.loads(path.read_text()) != wanted:
+    found = json.loads(path.read_text()) if path.exists() else {}
+    weights = found.pop("outside", {})
+    if found and found != wanted:
         raise BadInput(f"{folder} holds pieces of another arena: remove that folder or give another --out")
-    write_json(path, wanted)
+    for entrant in entrants(plan):
+        if entrant.half is not None:
+            continue
+        own, begun = _fingerprint(entrant.name), any(p.exists() for p in pieces_of(plan, entrant, folder).values())
+        if begun and weights.get(entrant.stem) != own:
+            raise BadInput(
+                f"{folder} holds pieces of {Path(entrant.name).resolve().name} with other weights: remove "
+                f"{entrant.stem}.* there or give another --out"
+            )
+        weights[entrant.stem] = own
+    write_json(path, wanted | {"outside": weights})
+
+
+def _fingerprint(folder: str) -> list[str]:
+    """Of the files of an outside detector."""
+    saved = saved_folder(Path(folder))
+    return fingerprints(sorted(path for path in saved.iterdir() if path.is_file()))
