@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mien.engine import Method, Outcome, Phase, Schedule, Strategy, TrainingData, fit, predictions
-from mien.engine.loading import buckets_of, dataset_size, steps_per_epoch
+from mien.engine.loading import dataset_size, phase_steps
 from mien.engine.schedule import History
 from mien.job import Job
 from mien.room import Answers
@@ -97,21 +97,15 @@ def rehearse(job: Job) -> Estimate:
     settings = job.settings
     phases = list(planned_phases(schedule, settings.seed))
     sets = [data.train(phase) for phase in phases]
-    sizes = [dataset_size(dataset) for dataset in sets]
     processes = settings.devices * settings.nodes
-    own = method.batches_per_epoch()
     steps = sum(
-        phase.epochs
-        * steps_per_epoch(size, settings.batch_size, processes, settings.accumulate, own, buckets_of(dataset))
-        for phase, size, dataset in zip(phases, sizes, sets, strict=True)
+        phase_steps(method, phase, dataset, settings, processes) for phase, dataset in zip(phases, sets, strict=True)
     )
-    if settings.max_steps is not None:
-        steps = min(steps, settings.max_steps)
     clock = _Clock()
     brief = replace(settings, max_steps=min(2, steps), checkpoint_every=None, monitor=None, patience=None)
     fit(method, _TrainingOnly(data), schedule=_First(phases[0]), settings=brief, strategies=[clock])
     seconds = clock.ticks[-1] - clock.ticks[-2]
-    return Estimate(steps, seconds, peak_memory(method.device), sizes[0], len(phases))
+    return Estimate(steps, seconds, peak_memory(method.device), dataset_size(sets[0]), len(phases))
 
 
 def rehearse_predictions(method: Method, dataset: Dataset[Any], batch_size: int, workers: int) -> list[str]:

@@ -133,7 +133,9 @@ def _common(trained: Mapping[str, Any], test: Mapping[str, Any], what: str) -> l
 def _manifest(folder: Path, saved: Path) -> dict[str, Any] | None:
     """The manifest beside the weights: in the run folder, or above its `best`, `model` or a client's folder."""
     places = [folder, saved] + ([saved.parent] if saved.name in ("best", "model") else [])
-    places += [saved.parent.parent] if saved.parent.name == "clients" else []
+    if saved.parent.name == "clients":
+        above = saved.parent.parent
+        places += [above, above.parent] if above.name == "best" else [above]
     for place in places:
         path = place / "manifest.json"
         if path.is_file():

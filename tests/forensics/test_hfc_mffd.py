@@ -157,6 +157,44 @@ def test_the_descriptor_stream_describes_the_template_of_every_image():
     assert torch.equal(stream.tokens(image), expected)
 
 
+def test_batches_with_and_without_forged_faces_have_the_same_losses():
+    data, method = Noise(8), make()
+    terms = []
+    for rows in ([0, 4], [0, 1]):
+        shown = [data[i] for i in rows]
+        image, label = torch.stack([s.image for s in shown]), torch.tensor([s.label for s in shown])
+        found = method.losses(Faces(image, label, kind=[s.kind for s in shown]))
+        terms.append(list(found))
+        assert all(torch.isfinite(value) for value in found.values())
+    assert terms[0] == terms[1]
+
+
+def test_the_landmarks_of_the_middle_of_a_face_are_those_of_the_whole_face():
+    whole = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    middle = whole[..., 24:88, 24:88]
+    found = DescriptorStream(17, 1.5, 2, SMALL, face=112 / 64).tokens(middle)
+    wanted = DescriptorStream(17, 1.5, 2, SMALL).tokens(whole)
+    points = 112 * face_points(17)
+    inner = ((points > 24 + 6) & (points < 88 - 6)).all(dim=1)
+    beyond = ((points < 24 - 6) | (points > 88 + 6)).any(dim=1)
+    assert inner.any()
+    assert beyond.any()
+    assert torch.equal(found[:, inner], wanted[:, inner])
+    assert not found[:, beyond].any()
+
+
+def test_a_trunk_is_any_network_that_gives_features():
+    method = HFCMFFD(
+        network=Network("tiny_cnn_highpass"),
+        dct_network=Network("tiny_cnn"),
+        image_size=32,
+        patch=16,
+        head=SMALL,
+        landmarks=17,
+    )
+    assert method.first.streams["image"].tokens(torch.rand(2, 3, 32, 32)).shape == (2, 9, 48)
+
+
 def test_a_head_is_one_post_norm_encoder_layer_over_the_tokens_of_one_image():
     torch.manual_seed(0)
     head = TokenHead(3, 8, 2, HeadSize(2, 16, (8, 4), 4, 0.0, 0.0)).eval()
@@ -558,6 +596,7 @@ def test_the_first_convolution_is_replaced():
         ({"landmarks": 5}, "count is 5"),
         ({"cell": 0.0}, "cell is 0.0"),
         ({"cell": math.nan}, "cell is nan"),
+        ({"face": 0.5}, "face 0.5"),
         ({"head": HeadSize(heads=3)}, "no multiple of it"),
     ],
 )

@@ -224,6 +224,27 @@ def test_where_local_is_the_servers_model_the_discriminator_is_at_chance():
     )
 
 
+def test_without_leak_the_personal_loss_keeps_off_the_shared_statistics():
+    for leak in (True, False):
+        method = make(leak=leak, gamma=0.0, alpha=0.0)
+        method.losses(batch())["personal"].backward()
+        shared = method.shared
+        for parameter in (shared.mean, shared.free_deviation, shared.a[0].weight):
+            reached = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+            assert reached == leak
+        assert next(shared.backbone.parameters()).grad.abs().sum() > 0
+
+
+def test_how_far_statistics_are_pulled_is_logged(monkeypatch):
+    method, seen = make(), {}
+    monkeypatch.setattr(method, "log", lambda name, value: seen.update({name: float(value)}))
+    method.losses(batch())
+    x = method.shared.backbone.feature_map(batch().image)
+    assert seen == {
+        "a": pytest.approx(float(method.shared.a(torch.cat(channel_statistics(x), 1)).sigmoid().mean().detach()), 1e-3)
+    }
+
+
 def test_the_gradients_go_where_they_should():
     method, optimizers = in_round(make(), round_=5)
     method.losses(batch())["personal"].backward()

@@ -16,6 +16,7 @@ from mien.cli import main
 from mien.errors import BadInput
 from mien.forensics.clips.pooling import video_score
 from mien.forensics.data import ForgedFrames
+from mien.forensics.detector import Detector
 from mien.forensics.opening import generated_people, layout_of, open_training
 from mien.room import DataOptions
 
@@ -75,6 +76,15 @@ def test_evaluate_on_other_people_writes_figures_and_pictures(run, tmp_path):
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert written["metrics"] == result["metrics"]
     assert all((tmp_path / "out" / name).stat().st_size > 1000 for name in result["pictures"])
+
+
+def test_a_short_evaluation_is_short_for_all_its_figures(run, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Detector, "further_figures", lambda self, data, **rest: shown.append(len(data)) or {})
+    result = api.evaluate(run, "embedded", max_steps=2, batch_size=150)
+    assert shown == [300]
+    assert any(note.startswith("the first 300 of ") for note in result["notes"])
+    assert not any(note.startswith("the first") for note in api.evaluate(run, "embedded")["notes"])
 
 
 def test_evaluating_on_the_training_people_is_refused(run, people, capsys):

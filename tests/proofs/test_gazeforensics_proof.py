@@ -7,11 +7,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mien.errors import BadInput, TrainingStopped
+from mien.data.images import save_png
+from mien.errors import TrainingStopped
+from mien.forensics.opening import generated_people
 from mien.metrics.binary import auc
 from mien.proofs import gazeforensics as proof
 from mien.proofs.base import Seed
-from mien.proofs.gaze_clips import gaze_clips, gaze_pictures
+from mien.proofs.gaze_clips import Portraits, gaze_clips, gaze_pictures
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,37 @@ def test_a_poor_teacher_stops_the_experiment(data, monkeypatch):
         proof.PROOF.variants[proof.GUIDED](Seed(100, data))
 
 
-def test_faces_are_drawn_only(tmp_path):
-    with pytest.raises(BadInput, match="draws its faces"):
-        proof.make_data(str(tmp_path), 0)
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder of ten people with two faces each."""
+    faces, people = generated_people(range(10), 2, 112)
+    for i, (face, name) in enumerate(zip(faces, people, strict=True)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        save_png(tmp_path / name / f"{i}.png", face.float() / 255)
+    return tmp_path
+
+
+def test_eyes_are_drawn_on_photographs_of_people_who_share_no_part(photographs, monkeypatch):
+    for name, value in (("TRAIN", 8), ("TEST", 6), ("PICTURES", (16, 8))):
+        monkeypatch.setattr(proof, name, value)
+    made, other = proof.make_data(str(photographs), 100), proof.make_data(str(photographs), 101)
+    assert not torch.equal(made.train.image, other.train.image)
+    parts = [set(part.people) for part in proof._portraits(str(photographs), 100)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 10
+    assert set(made.train.groups) <= parts[2]
+    assert set(made.inside.groups) <= parts[3]
+    assert made.inside.groups == made.shifted.groups
+    assert "20 photographs of 10 people" in proof.about(str(photographs))
+
+
+def test_only_the_eyes_of_a_photograph_are_drawn():
+    grey = Portraits(torch.full((1, 3, 48, 48), 128, dtype=torch.uint8), ["p"])
+    image, label, _ = gaze_clips(100, "x", grey, 8, 4)
+    mean = image[label == 0].float().mean(dim=2)
+    spread = mean.flatten(2).std(dim=2)[..., None, None]
+    plain = mean[..., 36:, :].mean(dim=(2, 3), keepdim=True)
+    changed = (mean - plain).abs() > 25
+    assert spread.min() > 0
+    assert changed[..., 14:30, :].any()
+    assert not changed[..., :14, :].any()
+    assert not changed[..., 30:, :].any()

@@ -44,7 +44,7 @@ def test_no_person_is_in_both_parts_and_four_are_forged_for_one_real(small):
     assert len(test) == 5 * 3 * 2
     assert data.test != other.test
     assert [train.kinds.count(kind) for kind in ("real", *GENERATORS)] == [12] * 5
-    assert train[0].image.shape == (3, 64, 64)
+    assert train[0].image.shape == (3, 112, 112)
     worn = data.part("test", worn=True)
     changed = (worn.image.float() - test.image.float()).abs().mean(dim=(1, 2, 3))
     assert (changed > 0.3).all(), "every copy is worn, real and forged alike"
@@ -78,3 +78,14 @@ def test_the_flat_rival_has_as_many_networks_of_every_stream(small):
     assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
     first = [method.first.streams["image"].trunk.state_dict() for method in (flat, whole)]
     assert all(torch.equal(a, b) for a, b in zip(*map(dict.values, first), strict=True)), "the same first weights"
+
+
+def test_real_recall_is_of_what_a_method_decides(small):
+    """A flat one says "real" where real beats each generator; that is not a score below a half."""
+    seed = Seed(100, proof.make_data("embedded", 100))
+    method = proof._method(seed, decision="flat").eval()
+    logits = torch.tensor([0.5, 0.4, 0.4, 0.4, 0.4])  # real has a fifth of the probability, and more than any other
+    method.fused = lambda image, *levels: logits.expand(len(image), -1)
+    values = proof._values(seed, method)
+    assert values["real recall, clean"] == 1
+    assert values["balanced accuracy, clean"] == 0.5

@@ -24,7 +24,7 @@ class Cursor:
         position: Batches of the open epoch that are done; 0 outside an epoch.
         given: What `begin_epoch` gave for the open epoch.
         samples: Size of the phase's training data.
-        best: Best value of the monitored metric.
+        best: Best value of the monitored metric in this phase; rounds share theirs.
         waited: Validations since then.
         validated: Metrics of the last validation in this phase.
     """
@@ -40,8 +40,10 @@ class Cursor:
     waited: int = 0
     validated: dict[str, float] = field(default_factory=dict)
 
-    def enter_phase(self) -> None:
-        """Stand at the start of a new phase."""
+    def enter_phase(self, phase: Phase) -> None:
+        """Stand at the start of a new phase. Only rounds are measured alike: any other phase looks for its own best."""
+        if phase.round is None:
+            self.best = None
         self.phase_step = self.epoch = self.position = self.waited = 0
         self.given, self.validated = None, {}
 

@@ -7,6 +7,7 @@ its row, and any number of workers gives the same bits, since every sample is ma
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from mien.data.batch import collate
-from mien.engine.method import Epoch
+from mien.engine.method import Epoch, Method
+from mien.engine.schedule import Phase
 from mien.engine.seeding import kept_cpu_generators, sample_seeds, seed_cpu, stable_seed
+from mien.engine.settings import Settings
 from mien.errors import BadInput
 
 Plan = list[np.ndarray]
@@ -58,11 +61,23 @@ def steps_per_epoch(
     batches: int | None = None,
     buckets: np.ndarray | None = None,
 ) -> int:
-    """Updates in an epoch over `size` samples, or of `batches` batches where a method gives batches of its own."""
+    """Updates in an epoch over `size` samples, or of `batches` batches where a method gives batches of its own.
+
+    A `size` below that of the data is taken to be spread over the buckets as all samples are.
+    """
     if batches is None:
-        sizes = [size] if buckets is None else np.unique(buckets, return_counts=True)[1].tolist()
+        counts = [] if buckets is None else np.unique(buckets, return_counts=True)[1].tolist()
+        sizes = [size] if buckets is None else [count * size // len(buckets) for count in counts]
         batches = sum(-(-(part // world_size) // batch_size) for part in sizes)
     return -(-batches // accumulate)
+
+
+def phase_steps(method: Method, phase: Phase, data: Dataset[Any], settings: Settings, world_size: int) -> int:
+    """Updates of a phase in which nothing stops early, over the samples or batches that the method says it takes."""
+    chosen, batches = method.samples_per_epoch(phase, data), method.batches_per_epoch()
+    size = dataset_size(data) if chosen is None else chosen
+    epoch = steps_per_epoch(size, settings.batch_size, world_size, settings.accumulate, batches, buckets_of(data))
+    return min(phase.epochs * epoch, settings.max_steps or sys.maxsize)
 
 
 def buckets_of(dataset: Dataset[Any]) -> np.ndarray | None:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from mien.data.batch import move
 from mien.engine.evaluation import modes_kept
-from mien.engine.loading import Plan, buckets_of, dataset_size, epoch_plan, steps_per_epoch, training_loader
+from mien.engine.loading import Plan, buckets_of, dataset_size, epoch_plan, phase_steps, training_loader
 from mien.engine.method import Method, Session, Step, build
 from mien.engine.ranks import open_ranks
 from mien.engine.run import Run, phase_from
@@ -89,8 +89,9 @@ class _Loop(Training):
             while (phase := self._next_phase()) is not None:
                 failure = self._attempt(phase)
                 self._close_phase(phase, failure)
-            self.save_model("model")
-            self.save_clients()
+            if any(outcome.metrics for outcome in self.at.history):
+                self.require_monitored()
+            self.save_last()
             self.checkpoint(None)
 
     def _train_phase(self, phase: Phase) -> None:
@@ -148,11 +149,8 @@ class _Loop(Training):
 
     def _sized(self, phase: Phase, dataset: Dataset[Any]) -> Phase:
         self.at.samples = dataset_size(dataset)
-        s = self.settings
-        own = self.method.batches_per_epoch()
-        sizes = (self.at.samples, s.batch_size, self.ranks.world_size, s.accumulate)
-        total = phase.epochs * steps_per_epoch(*sizes, own, buckets_of(dataset))
-        return replace(phase, total_steps=min(total, s.max_steps or total))
+        steps = phase_steps(self.method, phase, dataset, self.settings, self.ranks.world_size)
+        return replace(phase, total_steps=steps)
 
     def _attempt(self, phase: Phase) -> str | None:
         """Train the phase. For a federated client, the reason why it failed, if it did."""
@@ -191,7 +189,7 @@ class _Loop(Training):
         return self.updater
 
     def _begin_phase(self, phase: Phase, dataset: Dataset[Any]) -> None:
-        self.at.enter_phase()
+        self.at.enter_phase(phase)
         seed_all(self.seed("phase", phase.index, self.ranks.rank))
         if isinstance(self.schedule, Stages):
             keep_evaluation_weights(self.method, self.strategies)  # a stage hands on the weights that were validated

@@ -140,6 +140,14 @@ class Method(nn.Module):
         """May relabel or select the data of the coming epoch. Runs in eval mode, without gradients."""
         return None
 
+    def samples_per_epoch(self, phase: Phase, data: Dataset[Any]) -> int | None:
+        """How many samples `begin_epoch` selects by `Epoch.indices`, where it does; None for all of `data`.
+
+        Schedules of learning rates run over as many updates. Asked before the phase is built, and again on a resume:
+        the answer depends on configuration, phase and data alone.
+        """
+        return None
+
     def batches_per_epoch(self) -> int | None:
         """How many batches `begin_epoch` gives, where it gives an order of its own; None for one pass over the data."""
         return None

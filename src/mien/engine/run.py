@@ -7,6 +7,8 @@ manifest.json    groups and file hashes of the training data; evaluation refuses
 metrics.jsonl    one line per interval: step, losses, learning rates; one per validation
 checkpoints/     last.safetensors: everything a resume needs
 best/, model/    saved folders: the weights that validated best, and the final ones
+clients/         saved folders of federated clients with weights of their own, after the last round; in best/, too,
+                 those of its round
 """
 
 from __future__ import annotations

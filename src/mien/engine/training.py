@@ -21,7 +21,7 @@ from mien.engine.method import Method, build
 from mien.engine.pretrained import save_pretrained
 from mien.engine.ranks import Ranks
 from mien.engine.run import Run, phase_from, run_config
-from mien.engine.schedule import Phase, Rounds, Schedule
+from mien.engine.schedule import Outcome, Phase, Rounds, Schedule
 from mien.engine.seeding import generator_states, kept_generators, stable_seed
 from mien.engine.settings import Settings
 from mien.engine.sources import TrainingData
@@ -29,6 +29,7 @@ from mien.engine.state import load_module_state, load_state, module_state, save_
 from mien.engine.strategy import Strategy, evaluation_weights
 from mien.engine.update import Updater
 from mien.errors import BadInput
+from mien.files import whole_folder
 
 KIND = "checkpoint"
 
@@ -73,7 +74,7 @@ class Training:
             metrics.setdefault(key, sum(parts) / len(parts))
         self.at.validated = self.ranks.from_first(metrics)
         self.journal.validation(self.at.step, self.at.epoch, phase, self.at.validated)
-        self._keep_best()
+        self._keep_best(phase)
 
     @contextmanager
     def _model_of(self, name: str) -> Iterator[None]:
@@ -86,19 +87,33 @@ class Training:
         if own and self.federation is not None:
             self.load_client(None)
 
-    def _keep_best(self) -> None:
+    def _keep_best(self, phase: Phase) -> None:
+        """Save what is better than before. A phase that lacks the metric (a teacher's) keeps no best and all epochs."""
         monitor = self.settings.monitor
         if monitor is None:
             return
         if monitor not in self.at.validated:
-            raise BadInput(f"monitor is {monitor!r}: validation gives {', '.join(self.at.validated)}")
+            if phase.round is not None or self._is_last(phase):  # a later round would not give it either
+                self.require_monitored()
+            return
         value = self.at.validated[monitor]
         sign = 1.0 if self.settings.higher_is_better else -1.0
         if self.at.best is None or sign * value > sign * self.at.best:
             self.at.best, self.at.waited = value, 0
-            self.save_model("best")
+            self.save_best()
         else:
             self.at.waited += 1
+
+    def _is_last(self, phase: Phase) -> bool:
+        outcome = Outcome(phase, self.at.validated)
+        return self.schedule.next_phase([*self.at.history, outcome], self.settings.seed) is None
+
+    def require_monitored(self) -> None:
+        """Raise BadInput when no validation of the run has given the monitored metric."""
+        monitor = self.settings.monitor
+        given = {name for outcome in self.at.history for name in outcome.metrics} | set(self.at.validated)
+        if monitor is not None and monitor not in given:
+            raise BadInput(f"monitor is {monitor!r}: validation gives {', '.join(sorted(given)) or 'nothing'}")
 
     def patience_is_over(self) -> bool:
         """Whether the monitored metric has not improved for too long."""
@@ -180,20 +195,33 @@ class Training:
             save_state(self.run.checkpoint, state, KIND)
         self.journal.stop_if_interrupted()
 
-    def save_model(self, name: str) -> None:
-        """Save the method in the run folder, with the strategies' weights."""
+    def save_best(self) -> None:
+        """Save what has just validated best as `best`, clients included: one folder, replaced as a whole."""
         if self.run.folder is None or self.ranks.rank > 0:
             return
-        with evaluation_weights(self.method, self.strategies):
-            save_pretrained(self.method, self.run.folder / name, phases=self.method.built)
+        with whole_folder(self.run.folder / "best") as folder:
+            self._save_model(folder)
+            self._save_clients(folder / "clients")
 
-    def save_clients(self) -> None:
-        """Save the model of every client that keeps weights of its own, as `clients/client0` and so on."""
-        if self.federation is None or not self.federation.personal or self.run.folder is None or self.ranks.rank > 0:
+    def save_last(self) -> None:
+        """Save what training ended with as `model` and `clients`."""
+        if self.run.folder is None or self.ranks.rank > 0:
+            return
+        self._save_model(self.run.folder / "model")
+        self._save_clients(self.run.folder / "clients")
+
+    def _save_model(self, folder: Path) -> None:
+        """Save the method with the strategies' weights."""
+        with evaluation_weights(self.method, self.strategies):
+            save_pretrained(self.method, folder, phases=self.method.built)
+
+    def _save_clients(self, folder: Path) -> None:
+        """Save the model of every client that keeps weights of its own, as `client0` and so on."""
+        if self.federation is None or not self.federation.personal:
             return
         for client in self.federation.clients:
             self.load_client(int(client))
-            save_pretrained(self.method, self.run.folder / "clients" / f"client{client}", phases=self.method.built)
+            save_pretrained(self.method, folder / f"client{client}", phases=self.method.built)
         self.load_client(None)
 
     def load(self, state: dict[str, Any]) -> None:

@@ -22,8 +22,9 @@ Differences from the paper
     * There is no landmark model here: landmarks are fixed places in an aligned face, 68 or 17.
     * Patches are spread evenly, n by n, for any size of image; for the paper's two sizes they are the paper's.
     * One batch size serves all streams (paper: 32 images for patches, 128 for descriptors).
-    * Training faces are mirrored at random, and cut at random places where forgeries are made from people's faces
-      (paper: no augmentation).
+    * Training faces are mirrored at random, and cut at random places where forgeries are made from people's faces that
+      are larger than `image_size` (paper: no augmentation). Landmarks lie beside their places then, unless `face` says
+      how much larger.
     * `balance` counters the imbalance of level 1 (four forged to one real face), which the hierarchy by itself does
       not: a flat classifier asks whether real beats each single generator, level 1 whether it beats their sum.
     * `decision="flat"` is the rival of the same size: all networks of both levels answer real or which generator.
@@ -101,6 +102,8 @@ class HFCMFFD(Detector):
         patch_weight: a, the share of the patches in the loss of a stream, in [0, 1].
         landmarks: L, 68 or 17.
         cell: Side in pixels of the cells of a descriptor.
+        face: Side of the aligned face over that of the images, at least 1: 1 for whole faces, 1.75 for the middle 64 of
+            112 pixels. It says where the landmarks are.
         attention: "patches" (the paper's), "batch" (the released code's), "none" (the mean of the patches).
         decision: "hierarchical", or "flat": all networks tell real and all kinds apart at once.
         balance: "weights" gives real and forged faces the same weight in level 1, "sampler" shows as many of both.
@@ -129,6 +132,7 @@ class HFCMFFD(Detector):
         patch_weight: float = 0.6,
         landmarks: int = 68,
         cell: float = 1.5,
+        face: float = 1.0,
         attention: Attention = "patches",
         decision: Decision = "hierarchical",
         balance: Balance = "none",
@@ -139,7 +143,8 @@ class HFCMFFD(Detector):
         self.network, self.dct_network, self.optimizer = network, dct_network, optimizer
         self.head_lr, self.kinds = head_lr, kinds
         self.patch, self.patch_grid, self.streams, self.kind_streams = patch, patch_grid, streams, kind_streams
-        self.head, self.patch_weight, self.landmarks, self.cell = head, patch_weight, landmarks, cell
+        self.head, self.patch_weight = head, patch_weight
+        self.landmarks, self.cell, self.face = landmarks, cell, face
         self.attention, self.decision, self.balance = attention, decision, balance
         self.fusion, self.modality = fusion, modality
         _check(self)
@@ -153,7 +158,8 @@ class HFCMFFD(Detector):
 
     def _stream(self, stream: str, classes: int) -> nn.Module:
         if stream == "descriptor":
-            return DescriptorStream(self.landmarks, self.cell, classes, self.head, attention=self.attention)
+            places = (self.landmarks, self.cell)
+            return DescriptorStream(*places, classes, self.head, attention=self.attention, face=self.face)
         frequency = stream == "dct"
         size = (self.patch, self.patch_grid, classes, self.head)
         trunk = self.dct_network if frequency else self.network
@@ -216,10 +222,19 @@ class HFCMFFD(Detector):
                 raise BadInput(f"the training data hold {real} real and {forged} forged faces: both are needed")
             self.class_weight[0] = forged / real
 
+    def _sees_forged_only(self, trained: Mapping[str, tuple[Level, str]]) -> bool:
+        return self.decision == "hierarchical" and all(level is self.second for level, _ in trained.values())
+
+    def samples_per_epoch(self, phase: Phase, data: Dataset[Any]) -> int | None:
+        """As many as `begin_epoch` selects in the phase."""
+        stages, size = self._stages(), len(data)  # type: ignore[arg-type]
+        if self._sees_forged_only({phase.name: stages[phase.name]} if phase.name in stages else stages):
+            return int((labels_of(data) == 1).sum())
+        return size + size % 2 if self.balance == "sampler" else None
+
     def begin_epoch(self, epoch: int, data: Dataset[Any]) -> Epoch | None:
         """Level 2 sees forged faces only; with the sampler level 1 sees as many real as forged ones."""
-        levels = {level for level, _ in self.active().values()}
-        if self.decision == "hierarchical" and levels == {self.second}:
+        if self._sees_forged_only(self.active()):
             forged = torch.nonzero(labels_of(data) == 1)[:, 0]
             if not len(forged):
                 raise BadInput("the training data hold no forged faces: level 2 cannot be trained")
@@ -248,7 +263,8 @@ class HFCMFFD(Detector):
     def _losses(self, stage: str, level: Level, stream: nn.Module, batch: Faces) -> dict[str, Tensor]:
         rows, target = self.targets(level, batch)
         if not len(rows):
-            return {stage: empty_loss(stream)}
+            terms = (stage, f"{stage}, patches") if isinstance(stream, PatchStream) else (stage,)
+            return {term: empty_loss(stream) for term in terms}
         image, weight = self.seen(batch.image[rows]), self._class_weight(level)
         if not isinstance(stream, PatchStream):
             return {stage: F.cross_entropy(stream(image), target, weight)}
@@ -392,8 +408,8 @@ def _check(method: HFCMFFD) -> None:
         raise BadInput(f"patch_grid is {method.patch_grid}, patch {method.patch}: at least 1, and at least 8 pixels")
     if method.patch_grid > 1 and method.patch > method.image_size:
         raise BadInput(f"patch is {method.patch}: it must fit into images of {method.image_size} pixels")
-    if not 0 < method.cell < math.inf:
-        raise BadInput(f"cell is {method.cell}: it must be a number of pixels above 0")
+    if not 0 < method.cell < math.inf or not 1 <= method.face < math.inf:
+        raise BadInput(f"cell is {method.cell}, face {method.face}: a number of pixels above 0, and at least 1")
     for name, chosen in (("streams", method.streams), ("kind_streams", method.kind_streams)):
         for stream in chosen:
             if stream not in STREAMS:

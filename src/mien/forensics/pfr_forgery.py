@@ -15,7 +15,7 @@ home, and both answer together (`mien.forensics.parts.representations` has R_s a
 
 D tells the client's shared features from f_s^g, those of the same images under the frozen model that the server sent:
 the shared part is to carry no trace of its client. The gradient of L_p reaches E, M, S and A: that is how clients work
-together.
+together (`leak=False` keeps it from M, S and A).
 
 Differences from the paper
     * Its operations were not published; R_s, R_p, L_adv, who holds what, and the weights are inferred.
@@ -90,6 +90,7 @@ class PFRForgery(Detector):
         beta: Weight of L_p.
         gamma: Weight of L_s.
         adversary: "discriminator", or what takes the place of L_adv.
+        leak: Whether the gradient of L_p reaches M, S and A, through R_s inside R_p.
         ramp: Rounds over which alpha rises from 0, step by step, at least 2; meant to be a tenth of all rounds.
         personal_first: Share of each local phase in which the personal part alone is trained, in [0, 1]. 1 is for a new
             client that starts from the weights of others: the shared part stays as it is.
@@ -122,6 +123,7 @@ class PFRForgery(Detector):
         beta: float = 1.0,
         gamma: float = 1.0,
         adversary: Adversary = "discriminator",
+        leak: bool = True,
         ramp: int = 10,
         personal_first: float = 0.0,
         mix: Literal["mean", "learned"] = "mean",
@@ -132,7 +134,7 @@ class PFRForgery(Detector):
         super().__init__(image_size=image_size)
         self.network, self.optimizer, self.split, self.operations = network, optimizer, split, operations
         self.alpha, self.beta, self.gamma, self.adversary, self.ramp = alpha, beta, gamma, adversary, ramp
-        self.personal_first, self.mix, self.mode = personal_first, mix, mode
+        self.leak, self.personal_first, self.mix, self.mode = leak, personal_first, mix, mode
         self.federated, self.score = federated, score
         _check(self)
         two = split == "fedpr"
@@ -231,7 +233,9 @@ class PFRForgery(Detector):
                 x, shared, f_s, z_s = self.shared(batch.image)
         else:
             x, shared, f_s, z_s = self.shared(batch.image)
-        f_p, z_p = self.own(x, shared)
+        if self.shared.openness is not None:
+            self.log("a", self.shared.openness)  # near 0, R_s does nothing
+        f_p, z_p = self.own(x, shared if self.leak else shared.detach())
         found = {"personal": self.beta * cross_entropy(z_p, label)}
         if z_s is None or f_s is None:
             return found

@@ -24,10 +24,10 @@ class TinyCNN(nn.Module):
     """Six 3 x 3 convolutions with batch norm in three stages of 12, 24 and 48 channels; 41 k weights.
 
     Args:
-        num_classes: Outputs.
+        num_classes: Outputs; 0 for the mean of the feature map.
         high_pass: Append `local_high_pass` of the image to the input channels: artefacts are easier to see there.
 
-    Input (B, 3, H, W) in [0, 1], H and W at least 8; output (B, num_classes) logits.
+    Input (B, 3, H, W) in [0, 1], H and W at least 8; output (B, num_classes) logits, or (B, 48).
     """
 
     def __init__(self, num_classes: int, *, high_pass: bool = False) -> None:
@@ -42,7 +42,7 @@ class TinyCNN(nn.Module):
                 layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
                 channels = width
         self.features = nn.Sequential(*layers)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch."""

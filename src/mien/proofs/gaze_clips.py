@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faces drawn with two eyes whose irises say where they look: for the experiment of GazeForensics.
+"""Faces with two drawn eyes whose irises say where they look: for the experiment of GazeForensics.
 
-The procedural people of `mien.data.people` turn both eyes alike; here each iris has a place of its own. Real clips have
-one smooth gaze for both eyes. In forged ones every iris also jitters by itself in every frame, and the patch around the
-eyes has a weak edge. A tint may go with the label, as in training, or not.
+The faces are drawn as well, or they are photographs, over whose eyes others are drawn. The procedural people of
+`mien.data.people` turn both eyes alike; here each iris has a place of its own. Real clips have one smooth gaze for both
+eyes. In forged ones every iris also jitters by itself in every frame, and the patch around the eyes has a weak edge. A
+tint may go with the label, as in training, or not.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mien.data.draws import Seeds, between, item_seeds, normals, uniforms
-from mien.data.forge_ops import to_bytes
+from mien.data.forge_ops import canonical_points, to_bytes
 from mien.forensics.clips.stills import smooth_path
 
 SIZE = 48
@@ -41,6 +41,7 @@ class Scene:
         tint: Red against blue, (N,).
         light: Gain, (N,).
         noise: Seeds of the sensor's noise, (N,).
+        face: Photographs of aligned faces to draw the eyes on, uint8 (N, 3, 48, 48); None to draw the faces, too.
     """
 
     person: Seeds
@@ -50,6 +51,15 @@ class Scene:
     tint: Tensor
     light: Tensor
     noise: Seeds
+    face: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Portraits:
+    """Photographs of aligned faces, uint8 (N, 3, 48, 48), and whose they are."""
+
+    faces: Tensor
+    people: list[str]
 
 
 def _disc(x: Tensor, y: Tensor, centre: Tensor, radii: Tensor, soft: float = 0.35) -> Tensor:
@@ -72,31 +82,37 @@ def draw(scene: Scene) -> Tensor:
         return (low + (high - low) * drawn)[:, :, None, None]
 
     y, x = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
-    middle = torch.stack((value("x", 22.5, 25.5), value("y", 23.0, 26.0)), dim=1)
-    skin = torch.tensor([0.75, 0.55, 0.45])[None, :, None, None] * value("tone", 0.5, 1.15)[:, None, None, None]
-    picture = colour("background", 0.1, 0.8).expand(-1, -1, SIZE, SIZE)
 
     def paint(on: Tensor, mask: Tensor, what: Tensor) -> Tensor:
         return torch.lerp(on, what.expand_as(on), mask[:, None])
 
-    face = _disc(x, y, middle, torch.stack((value("wide", 15, 19), value("long", 20, 23)), dim=1), 0.6)
-    picture = paint(picture, face, skin)
-    mouth = middle + torch.tensor([0.0, 11.0])
-    lips = torch.stack((value("mouth", 4, 7), value("lips", 1.0, 2.2)), dim=1)
-    picture = paint(picture, _disc(x, y, mouth, lips), skin * torch.tensor([0.9, 0.5, 0.5])[None, :, None, None])
-    apart, high = value("apart", 7.0, 8.5), value("high", -4.5, -2.5)
+    if scene.face is None:
+        middle = torch.stack((value("x", 22.5, 25.5), value("y", 23.0, 26.0)), dim=1)
+        skin = torch.tensor([0.75, 0.55, 0.45])[None, :, None, None] * value("tone", 0.5, 1.15)[:, None, None, None]
+        picture = colour("background", 0.1, 0.8).expand(-1, -1, SIZE, SIZE)
+        face = _disc(x, y, middle, torch.stack((value("wide", 15, 19), value("long", 20, 23)), dim=1), 0.6)
+        picture = paint(picture, face, skin)
+        mouth = middle + torch.tensor([0.0, 11.0])
+        lips = torch.stack((value("mouth", 4, 7), value("lips", 1.0, 2.2)), dim=1)
+        picture = paint(picture, _disc(x, y, mouth, lips), skin * torch.tensor([0.9, 0.5, 0.5])[None, :, None, None])
+        apart, high = value("apart", 7.0, 8.5), value("high", -4.5, -2.5)
+        eyes = [middle + torch.stack((sign * apart, high), dim=1) for sign in (-1.0, 1.0)]
+    else:
+        picture = scene.face.float() / 255
+        eyes = list(canonical_points(count, SIZE, SIZE)[:, :2].unbind(dim=1))
+        middle = (eyes[0] + eyes[1]) / 2 + torch.tensor([0.0, 3.5])
     open_eye = torch.stack((value("eye", 4.4, 5.2), value("lid", 2.6, 3.3)), dim=1)
     iris = colour("iris", 0.1, 0.5)
     look = scene.gaze / torch.tensor([YAW, PITCH]) * torch.tensor(TRAVEL)
-    for side, sign in enumerate((-1.0, 1.0)):
-        eye = middle + torch.stack((sign * apart, high), dim=1)
+    for side, eye in enumerate(eyes):
         white = _disc(x, y, eye, open_eye)
         picture = paint(picture, white, torch.full((count, 3, 1, 1), 0.93))
         ball = eye + look + scene.jitter[:, side]
         picture = paint(picture, white * _disc(x, y, ball, torch.full((count, 2), 2.3)), iris)
         picture = paint(picture, white * _disc(x, y, ball, torch.full((count, 2), 1.0)), iris * 0.1)
-        brow = torch.stack((open_eye[:, 0], torch.full((count,), 0.9)), dim=1)
-        picture = paint(picture, _disc(x, y, eye - torch.tensor([0.0, 5.0]), brow), skin * 0.3)
+        if scene.face is None:
+            brow = torch.stack((open_eye[:, 0], torch.full((count,), 0.9)), dim=1)
+            picture = paint(picture, _disc(x, y, eye - torch.tensor([0.0, 5.0]), brow), skin * 0.3)
     patch = _disc(x, y, middle + torch.tensor([0.0, -3.5]), torch.tensor([[15.0, 7.0]]).expand(count, 2), 0.8)
     picture = picture + (scene.edge[:, None, None] * 4 * patch * (1 - patch))[:, None]
     picture = picture + scene.tint[:, None, None, None] * torch.tensor([1.0, 0.0, -1.0])[None, :, None, None]
@@ -104,32 +120,43 @@ def draw(scene: Scene) -> Tensor:
     return to_bytes(picture * scene.light[:, None, None, None] + 0.015 * grain)
 
 
-def _people(seed: int, which: str, people: int, count: int) -> tuple[Seeds, NDArray[np.int64]]:
-    """Persons of `count` pictures or clips, drawn; other names give other people."""
-    number = np.random.default_rng([seed, len(which)]).integers(people, size=count)
-    return item_seeds(seed, number, f"person {which}"), number
+def _people(seed: int, which: str, who: int | Portraits, count: int) -> tuple[Seeds, list[str], Tensor | None]:
+    """Persons of `count` pictures or clips, drawn: their seeds and names, and their photographs."""
+    generator = np.random.default_rng([seed, len(which)])
+    if isinstance(who, Portraits):
+        rows = generator.integers(len(who.people), size=count)
+        names = [who.people[i] for i in rows]
+        number = np.unique(names, return_inverse=True)[1]
+        return item_seeds(seed, number, f"person {which}"), names, who.faces[torch.from_numpy(rows)]
+    number = generator.integers(who, size=count)
+    return item_seeds(seed, number, f"person {which}"), [f"{which} person {i}" for i in number], None
 
 
-def gaze_pictures(seed: int, people: int, count: int) -> tuple[Tensor, Tensor, list[str]]:
-    """Single pictures for the gaze teacher: uint8 (count, 3, 48, 48), degrees (count, 2), and the persons."""
-    person, number = _people(seed, "teacher", people, count)
+def gaze_pictures(seed: int, who: int | Portraits, count: int) -> tuple[Tensor, Tensor, list[str]]:
+    """Single pictures for the gaze teacher: uint8 (count, 3, 48, 48), degrees (count, 2), and the persons.
+
+    Args:
+        seed: Of everything.
+        who: How many people to draw, or photographs.
+        count: Pictures.
+    """
+    person, names, faces = _people(seed, "teacher", who, count)
     own = item_seeds(seed, range(count), "gaze picture")
     gaze = (torch.from_numpy(uniforms(own, "gaze", 2)) * 2 - 1) * torch.tensor([YAW, PITCH])
     nothing = torch.zeros(count)
     light = 1 + 0.15 * (torch.from_numpy(uniforms(own, "light")[:, 0]) * 2 - 1)
-    image = draw(Scene(person, gaze, torch.zeros(count, 2, 2), nothing, nothing, light, own))
-    return image, gaze, [f"person {i}" for i in number]
+    return draw(Scene(person, gaze, torch.zeros(count, 2, 2), nothing, nothing, light, own, faces)), gaze, names
 
 
 def gaze_clips(
-    seed: int, which: str, people: int, count: int, frames: int, *, tinted: float = 0.5, jitter: bool = True
+    seed: int, which: str, who: int | Portraits, count: int, frames: int, *, tinted: float = 0.5, jitter: bool = True
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Clips, every second one forged.
 
     Args:
         seed: Of everything.
-        which: Name of the part; other names have other people.
-        people: How many there are.
+        which: Name of the part; other names have other drawn people.
+        who: How many people to draw, or photographs.
         count: Clips.
         frames: Frames of each.
         tinted: How often the tint's sign goes with the label: 0.5 is independence.
@@ -138,7 +165,7 @@ def gaze_clips(
     Returns:
         uint8 (count, frames, 3, 48, 48), labels (count,), persons.
     """
-    person, number = _people(seed, which, people, count)
+    person, names, faces = _people(seed, which, who, count)
     own = item_seeds(seed, range(count), f"clip {which}")
     label = torch.arange(count) % 2
     path = smooth_path(own, "gaze", frames, 1.0, 2) + 0.5 * (
@@ -155,7 +182,7 @@ def gaze_clips(
     )
 
     def each(values: Tensor) -> Tensor:
-        return values.repeat_interleave(frames)
+        return values.repeat_interleave(frames, dim=0)
 
     grain = item_seeds(seed, np.arange(count * frames), f"grain {which}")
     scene = Scene(
@@ -166,10 +193,12 @@ def gaze_clips(
         each(TINT * sign),
         light.flatten(),
         grain,
+        None if faces is None else each(faces),
     )
     image = torch.cat([draw(_rows(scene, slice(i, i + 512))) for i in range(0, count * frames, 512)])
-    return image.unflatten(0, (count, frames)), label, [f"{which} person {i}" for i in number]
+    return image.unflatten(0, (count, frames)), label, names
 
 
 def _rows(scene: Scene, rows: slice) -> Scene:
-    return Scene(**{name: value[rows] for name, value in vars(scene).items()})
+    known = {name: value[rows] for name, value in vars(scene).items() if value is not None}
+    return Scene(**known)

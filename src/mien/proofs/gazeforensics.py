@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """GazeForensics' experiment: does guidance by a gaze model help where another clue stops holding?
 
-Faces are drawn (`mien.proofs.gaze_clips`), since no real set with gaze is at hand. Forged clips have irises that jitter
-each by itself, a weak edge around the eyes, and in training mostly another tint. Tested on new people twice: with the
-tint as in training, and with a tint that says nothing.
+Faces are drawn (`mien.proofs.gaze_clips`), or with `--data` the eyes alone, on photographs: where they look must be
+known. Forged clips have irises that jitter each by itself, a weak edge around the eyes, and in training mostly another
+tint. Tested on new people twice: with the tint as in training, and with a tint that says nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mien.data.folders import people_folders
+from mien.data.images import resize_tensor
+from mien.data.splits import split_by_group
 from mien.engine import Settings, Single, Stages, fit
 from mien.engine.seeding import kept_generators, seed_all, stable_seed
-from mien.errors import BadInput, TrainingStopped
+from mien.errors import TrainingStopped
 from mien.forensics.gazeforensics import GazeForensics, gaze_errors
+from mien.forensics.opening import load_people
 from mien.forensics.readers.gaze import TEACHER, GazeImages
 from mien.forensics.scoring import score
 from mien.job import EMBEDDED
@@ -26,12 +30,14 @@ from mien.nn.network import Network
 from mien.optim.recipe import Recipe
 from mien.proofs.base import Proof, Seed, Values, shuffled
 from mien.proofs.fcan_dct import ClipSet
-from mien.proofs.gaze_clips import SIZE, gaze_clips, gaze_pictures
+from mien.proofs.gaze_clips import SIZE, Portraits, gaze_clips, gaze_pictures
 
 FRAMES, BATCH, EPOCHS, TEACHER_EPOCHS = 8, 16, 12, 12
 TRAIN, TEST, PEOPLE = 800, 400, 60
 PICTURES = (3000, 400)
 """For the gaze teacher, to train and to test, of other people."""
+SHARES = (0.3, 0.1, 0.35, 0.25)
+"""Of people in photographs: for the teacher, for its test, for the clips to train on, and for those to test on."""
 AGREEMENT = 0.9
 CLEARLY_BETTER = 0.6
 """The teacher's error over that of the mean, at most."""
@@ -50,24 +56,37 @@ class Clips:
 
 
 def make_data(data: str, seed: int) -> Clips:
-    """Drawn people, others for every seed and every part."""
-    if data != EMBEDDED:
-        raise BadInput(f"data is {data!r}: this experiment draws its faces; leave --data out")
-    parts = [GazeImages(*gaze_pictures(10 * seed + i, PEOPLE, PICTURES[i]), SIZE) for i in range(2)]
+    """Other people for every seed and every part; photographs are of the same people, split anew."""
+    teacher, held, train, test = (PEOPLE,) * 4 if data == EMBEDDED else _portraits(data, seed)
+    parts = [GazeImages(*gaze_pictures(10 * seed + i, who, PICTURES[i]), SIZE) for i, who in enumerate((teacher, held))]
 
-    def clips(which: str, count: int, tinted: float) -> ClipSet:
-        image, label, people = gaze_clips(seed, which, PEOPLE, count, FRAMES, tinted=tinted)
+    def clips(which: str, who: int | Portraits, count: int, tinted: float) -> ClipSet:
+        image, label, people = gaze_clips(seed, which, who, count, FRAMES, tinted=tinted)
         return ClipSet(image, ["forged" if y else "real" for y in label], people, training=which == "train")
 
-    inside, shifted = clips("testing", TEST, AGREEMENT), clips("testing", TEST, 0.5)
-    return Clips(parts[0], parts[1], clips("train", TRAIN, AGREEMENT), inside, shifted)
+    inside, shifted = clips("testing", test, TEST, AGREEMENT), clips("testing", test, TEST, 0.5)
+    return Clips(parts[0], parts[1], clips("train", train, TRAIN, AGREEMENT), inside, shifted)
+
+
+def _portraits(data: str, seed: int) -> list[Portraits]:
+    """People for the teacher, for its test, for the clips to train on, and for those to test on."""
+    faces, people = load_people(people_folders(data))
+    small = resize_tensor(faces, SIZE)
+    parts = split_by_group(people, SHARES, seed=seed)
+    return [Portraits(small[rows], [people[i] for i in rows]) for rows in parts]
 
 
 def about(data: str) -> str:
     """One line on the data."""
+    if data == EMBEDDED:
+        who, others = f"drawn faces of {PEOPLE} people", "others"
+    else:
+        photographs = people_folders(data)
+        count = len({photograph.group for photograph in photographs})
+        who, others = f"eyes drawn on {len(photographs)} photographs of {count} people", "other people"
     return (
-        f"drawn faces of {PEOPLE} people: {TRAIN} clips of {FRAMES} frames to train, twice {TEST} of others to test; "
-        f"{PICTURES[0]} pictures of others for the gaze teacher"
+        f"{who}: {TRAIN} clips of {FRAMES} frames to train, twice {TEST} of others to test; {PICTURES[0]} pictures of "
+        f"{others} for the gaze teacher"
     )
 
 
@@ -167,7 +186,7 @@ PROOF = Proof(
     },
     controls={"shuffled labels": (0.4, 0.6)},
     notes=(
-        "faces are drawn: this says what the parts do, not how well real forgeries are found",
+        "eyes are drawn: this says what the parts do, not how well real forgeries are found",
         "both tests show the same clips of the same people; they differ in the tint alone",
         "the authors' own early study found guidance alone no better than none",
     ),

@@ -57,7 +57,7 @@ from mien.optim.recipe import Recipe
 from mien.supervision.baselines import PAPER, SGD
 from mien.supervision.data import label_accuracy, truth_of
 from mien.supervision.manifold import Manifold, manifold_term
-from mien.supervision.method import NoisyLabelClassifier
+from mien.supervision.method import WARM_UP, NoisyLabelClassifier
 from mien.supervision.noise import Noise
 from mien.supervision.transition import TransitionNetwork, forward_risk, noisy_posterior, transition_error
 
@@ -100,8 +100,17 @@ class Extraction:
         kept = []
         for rows in torch.randperm(len(posterior), generator=generator).split(self.batch):
             order = confidence[rows].argsort(descending=self.keep == "highest", stable=True)
-            kept.append(rows[order[: max(round(self.share * len(rows)), 1)]])
+            kept.append(rows[order[: self._kept(len(rows))]])
         return torch.cat(kept).sort().values
+
+    def count(self, size: int) -> int:
+        """How many rows `of` gives of `size` images."""
+        if self.keep == "all":
+            return size
+        return sum(self._kept(min(self.batch, size - start)) for start in range(0, size, self.batch))
+
+    def _kept(self, size: int) -> int:
+        return max(round(self.share * size), 1)
 
 
 @dataclass
@@ -179,10 +188,12 @@ class MDIT(NoisyLabelClassifier):
         classifier = self.classifier.parameters()
         if self.warming_up:
             return {"classifier": self.recipe().build(classifier, phase.total_steps)}
-        share = 1.0 if self.extraction.keep == "all" else self.extraction.share
-        steps = round(share * phase.total_steps)  # the engine counts all images, the epochs hold D alone
-        transition = self.transition_optimizer.build(self.transition.parameters(), steps)
-        return {"classifier": self.recipe().build(classifier, steps), "transition": transition}
+        transition = self.transition_optimizer.build(self.transition.parameters(), phase.total_steps)
+        return {"classifier": self.recipe().build(classifier, phase.total_steps), "transition": transition}
+
+    def samples_per_epoch(self, phase: Phase, data: Dataset[Any]) -> int | None:
+        """In the joint stage the confident images alone."""
+        return None if phase.name == WARM_UP else self.extraction.count(len(data))  # type: ignore[arg-type]
 
     def begin_epoch(self, epoch: int, data: Dataset[Any]) -> Epoch | None:
         """Find the confident images anew every `extraction.every` epochs of the joint stage."""

@@ -220,16 +220,25 @@ class DescriptorStream(nn.Module):
         classes: Number of classes.
         size: Of the head.
         attention: See `TokenHead`.
+        face: Side of the aligned face over that of the images: 1 where images show whole faces, more where they show
+            the middle of one. Landmarks outside the image have descriptors of zeros.
     """
 
     points: Tensor
 
     def __init__(
-        self, landmarks: int, cell: float, classes: int, size: HeadSize, *, attention: Attention = "patches"
+        self,
+        landmarks: int,
+        cell: float,
+        classes: int,
+        size: HeadSize,
+        *,
+        attention: Attention = "patches",
+        face: float = 1.0,
     ) -> None:
         super().__init__()
         self.cell = cell
-        self.register_buffer("points", face_points(landmarks), persistent=False)
+        self.register_buffer("points", 0.5 + face * (face_points(landmarks) - 0.5), persistent=False)
         self.head = TokenHead(landmarks, 128, classes, size, nn.Hardswish, attention)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -100,6 +100,7 @@ class SharedPart(nn.Module):
         self.backbone = network.build(0, image_size)
         self.channels = map_channels(self.backbone, image_size)
         self.map = nn.Identity()
+        self.openness: Tensor | None = None  # mean of a in the last batch
         self.path: Path | None = None
         self.a: Gate | None = None
         if path:
@@ -120,6 +121,7 @@ class SharedPart(nn.Module):
         if self.a is None:
             return x, x
         a = self.a(torch.cat(channel_statistics(x), dim=1)).sigmoid()
+        self.openness = a.detach().mean()
         return x, shared_representation(x, a, self.mean, self.deviation)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
