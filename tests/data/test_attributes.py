@@ -65,6 +65,12 @@ def test_labels_persons_kinds_and_videos_are_taken_from_their_columns(tmp_path):
     assert attribute_names([a, b, c]) == ("race",)
 
 
+def test_a_word_for_real_images_is_the_kind_real(tmp_path):
+    folder = table(tmp_path, "path,label,kind,race\na.png,0,Pristine,x\n")
+    (folder / "a.png").write_bytes(jpeg(9))
+    assert attribute_table(folder)[0].kind == "real", "else it is counted as a kind of forgery"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -80,6 +86,9 @@ def test_labels_persons_kinds_and_videos_are_taken_from_their_columns(tmp_path):
         ("file,race\na.png,1\na.png,2\n", "named in several rows"),
         ("file,race,label\na.png,1,perhaps\n", "label 'perhaps'"),
         ("file,race,frame\na.png,1,x\n", "frame 'x'"),
+        ("file,race,label,kind\na.png,1,1,real\n", "row 2: a.png has label 1 and kind 'real'"),
+        ("file,race,label,kind\na.png,1,fake,Original\n", "row 2: a.png has label 1 and kind 'real'"),
+        ("file,race,label,kind\na.png,1,real,swap\n", "row 2: a.png has label 0 and kind 'swap'"),
     ],
 )
 def test_bad_tables_are_one_line(tmp_path, text, message):

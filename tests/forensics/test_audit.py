@@ -16,10 +16,13 @@ from torch import nn
 import mien
 from mien.cli import main
 from mien.errors import BadInput
-from mien.forensics.audit.foreign import ModuleDetector, OnnxDetector, Reading
-from mien.forensics.audit.groups import open_grouped
+from mien.forensics.audit.foreign import HANDFUL, ModuleDetector, OnnxDetector, Reading
+from mien.forensics.audit.groups import Grouped, open_grouped
+from mien.forensics.audit.run import judge
+from mien.forensics.data import Faces, Verdict
 from mien.forensics.fairfd import FairFD
 from mien.forensics.plain import PlainDetector
+from mien.forensics.scoring import Scored, score
 from mien.nn.network import Network
 from mien.room import DataOptions
 
@@ -170,6 +173,65 @@ def test_pruning_keeps_persons_apart_and_remembers_them(unlabelled, tmp_path):
     assert not (tmp_path / "second").exists(), "nothing is half written"
 
 
+def people_table(folder, persons, images=("real", "swap")):
+    """A table of persons of each race, with an image of every kind of each."""
+    folder.mkdir()
+    with (folder / "labels.csv").open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["path", "label", "kind", "person", "race"])
+        for race, count in persons.items():
+            for i in range(count):
+                for kind in images:
+                    name = f"{race}{i}-{kind}.png"
+                    Image.new("RGB", (32, 32), (40 + i, 60, 80)).save(folder / name)
+                    table.writerow([name, int(kind != "real"), kind, f"{race}{i}", race])
+    return str(folder)
+
+
+def test_a_group_too_small_to_be_kept_apart_is_left_out_with_a_note(tmp_path):
+    source = people_table(tmp_path / "d", {"a": 8, "b": 8, "c": 2})
+    detector = PlainDetector(network=Network("tiny_cnn"), image_size=32)
+    found = open_grouped(source, detector, DataOptions(), calibration=0.3)
+    assert found.notes == ("groups of fewer than four persons were left out: c",)
+    for part in (found.data, found.calibration):
+        assert {dict(record.attributes)["race"] for record in part.records} == {"a", "b"}
+    assert not any(name.startswith("c") for name in (*found.group_of, *found.manifest["groups"]))
+    whole = open_grouped(source, detector, DataOptions())
+    assert {dict(record.attributes)["race"] for record in whole.data.records} == {"a", "b", "c"}
+    assert whole.notes == ()
+
+
+@pytest.mark.parametrize("kinds", [("real", "swap"), ("",)])
+def test_a_group_that_would_be_missing_in_one_part_is_refused(tmp_path, kinds):
+    """With labels and without: of each race some must be kept apart, and some must be left."""
+    source = people_table(tmp_path / "d", {"a": 20, "b": 4, "c": 20}, kinds)
+    if kinds == ("",):
+        table = tmp_path / "d" / "labels.csv"
+        table.write_text("\n".join(",".join(row.split(",")[::4]) for row in table.read_text().split()))
+    detector = PlainDetector(network=Network("tiny_cnn"), image_size=32)
+    with pytest.raises(BadInput, match="no real image of b is kept apart to calibrate on, only of a, c"):
+        open_grouped(source, detector, DataOptions(), calibration=0.05)
+    with pytest.raises(BadInput, match=r"share to calibrate on is 0.95: nobody of b is left to audit"):
+        open_grouped(source, detector, DataOptions(), calibration=0.95)
+    with pytest.raises(BadInput, match="makes 1 groups of four persons or more"):
+        open_grouped(people_table(tmp_path / "e", {"a": 6, "b": 3}), detector, DataOptions(), calibration=0.3)
+
+
+def test_where_each_image_is_a_person_reals_of_each_group_are_kept_apart(labelled):
+    """Drawn by race alone, a race may be kept apart by its forgeries only."""
+    detector = PlainDetector(network=Network("tiny_cnn"), image_size=32)
+    for seed in range(8):
+        found = open_grouped(str(labelled), detector, DataOptions(seed=seed), calibration=0.2)
+        assert {dict(record.attributes)["race"] for record in found.calibration.records} == {"a", "b"}
+
+
+@pytest.mark.parametrize(("label", "kind"), [(1, "real"), (0, "swap")])
+def test_a_label_that_contradicts_its_kind_is_not_judged(label, kind):
+    scored = Scored(np.array([0.1, 0.9]), np.array([0, label]), ["p", "q"], ["real", kind], ["1.png", "2.png"])
+    with pytest.raises(BadInput, match=f"2.png has label {label} and kind '{kind}'"):
+        judge(scored, Grouped([], None, "race", {"p": "a", "q": "b"}, {}, None), 0.5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -214,23 +276,89 @@ def test_data_that_say_nothing_about_people_are_refused(tmp_path):
     ],
 )
 def test_outputs_are_read_as_they_are_meant(reading, output, expected):
-    torch.testing.assert_close(reading.score(torch.tensor(output)), expected)
+    torch.testing.assert_close(reading.score(torch.tensor(output), 1), expected)
 
 
 @pytest.mark.parametrize(
     ("reading", "output", "message"),
     [
-        (Reading(), [[0.3, 0.7]], "they are probabilities"),
         (Reading(values="probabilities"), [[-3.0, 2.0]], "use logits"),
         (Reading(forged="2"), [[0.0, 1.5]], "has outputs 0 to 1"),
         (Reading(forged="high"), [[0.0, 1.5]], "give a class"),
         (Reading(forged="1"), [1.5], "use high or low"),
-        (Reading(), [[[1.0]]], "are needed"),
+        (Reading(), [[[1.0]]], r"gives \(1, 1, 1\) for 1 images: outputs of \(B, classes\) or \(B,\) are needed"),
+        (Reading(), [[0.0, 1.5]] * 2, r"gives \(2, 2\) for 1 images"),
     ],
 )
 def test_outputs_that_contradict_what_was_said_are_refused(reading, output, message):
     with pytest.raises(BadInput, match=message):
-        reading.score(torch.tensor(output))
+        reading.score(torch.tensor(output), 1)
+
+
+class Squeezing(nn.Module):
+    """One logit, or two, from the mean pixel; all axes of length 1 are lost, of the batch, too."""
+
+    def __init__(self, outputs, squeeze=True):
+        super().__init__()
+        self.gain, self.squeeze = torch.tensor([[0.0, 8.0]])[:, -outputs:], squeeze
+
+    def forward(self, x):
+        output = x.mean(dim=(1, 2, 3))[:, None] * self.gain
+        return output.squeeze() if self.squeeze else output
+
+
+def grey(n):
+    """Faces of different greys, real and forged by turns."""
+    return [Faces(torch.full((3, 16, 16), i / n), i % 2, f"p{i}", ("real", "swap")[i % 2]) for i in range(n)]
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_module_that_squeezes_its_outputs_is_scored_in_a_batch_of_one(outputs):
+    """33 images in batches of 32 leave one alone; so do batches of one."""
+    whole, last, single = (
+        score(ModuleDetector(Squeezing(outputs, squeeze), image_size=16), grey(33), batch_size=size).score
+        for squeeze, size in ((False, 33), (True, 32), (True, 1))
+    )
+    np.testing.assert_allclose(last, whole)
+    np.testing.assert_allclose(single, whole)
+
+
+class Constant(nn.Module):
+    """The same outputs for every image, but for the last one."""
+
+    def __init__(self, most, last):
+        super().__init__()
+        self.most, self.last = torch.tensor(most), torch.tensor(last)
+
+    def forward(self, x):
+        return torch.where((x.mean(dim=(1, 2, 3)) > 0.9)[:, None], self.last, self.most)
+
+
+def test_one_image_whose_logits_sum_to_one_does_not_make_them_probabilities():
+    detector = ModuleDetector(Constant([-1.0, 3.0], [0.3, 0.7004]), image_size=16)
+    found = score(detector, grey(11), batch_size=10).score
+    assert found[-1] == pytest.approx(1 / (1 + np.exp(0.3 - 0.7004)))
+    assert len(score(ModuleDetector(Constant([0.3, 0.7004], [-1.0, 3.0]), image_size=16), grey(11)).score) == 11
+
+
+@pytest.mark.parametrize("size", [1, 5, 64])
+def test_outputs_that_all_sum_to_one_are_refused_whatever_the_size_of_batches(size):
+    probabilities = ModuleDetector(Constant([0.3, 0.7], [1.0, 0.0]), image_size=16)
+    with pytest.raises(BadInput, match="they are probabilities"):
+        score(probabilities, grey(HANDFUL), batch_size=size)
+    said = Reading(values="probabilities")
+    assert score(ModuleDetector(probabilities.module, image_size=16, reading=said), grey(9)).score[0] == pytest.approx(
+        0.7
+    )
+
+
+def test_scores_that_are_not_one_for_each_image_are_refused():
+    class Short(PlainDetector):
+        def predict(self, batch):
+            return Verdict(super().predict(batch).score[1:])
+
+    with pytest.raises(BadInput, match=r"gives scores \(3,\) for 4 images"):
+        score(Short(network=Network("tiny_cnn"), image_size=16), grey(4))
 
 
 @pytest.mark.parametrize(
@@ -274,8 +402,6 @@ def onnx_file(path, *, shape=("b", 3, 16, 16), last="", kind=1):
 @pytest.mark.parametrize("shape", [("b", 3, 16, 16), (2, 3, 16, 16), ("b", 16, 16, 3), (1, 3, 16, 16)])
 @pytest.mark.parametrize("last", ["", "Softmax"])
 def test_an_onnx_file_scores_as_its_graph_says(tmp_path, shape, last):
-    from mien.forensics.data import Faces
-
     method = OnnxDetector(onnx_file(tmp_path / "n.onnx", shape=shape, last=last))
     assert method.image_size == 16
     images = torch.rand(5, 3, 16, 16)
@@ -284,9 +410,30 @@ def test_an_onnx_file_scores_as_its_graph_says(tmp_path, shape, last):
     assert len(method.predict(Faces(images[:0], torch.zeros(0))).score) == 0
 
 
-def test_an_onnx_file_of_bytes_and_an_open_size(tmp_path):
-    from mien.forensics.data import Faces
+@pytest.mark.parametrize("batch", ["b", 1, 2])
+@pytest.mark.parametrize("size", [32, 1])
+def test_an_onnx_file_that_squeezes_its_outputs_is_scored_like_any_other(tmp_path, batch, size):
+    shape = (batch, 3, 16, 16)
+    plain, squeezed = (
+        score(OnnxDetector(onnx_file(tmp_path / f"{last}.onnx", shape=shape, last=last)), grey(33), batch_size=size)
+        for last in ("", "Squeeze")
+    )
+    np.testing.assert_allclose(squeezed.score, plain.score)
+    assert len(set(squeezed.score.tolist())) == 33
 
+
+def test_an_onnx_file_that_fails_on_a_batch_is_one_line(tmp_path):
+    class Failing:
+        def run(self, *_):
+            raise RuntimeError("[ONNXRuntimeError] : 6 : the input shape cannot be reshaped\nmore")
+
+    method = OnnxDetector(onnx_file(tmp_path / "n.onnx"))
+    method._session = Failing()
+    with pytest.raises(BadInput, match=r"n.onnx cannot be run on \(3, 3, 16, 16\) \(.* cannot be reshaped\)$"):
+        score(method, grey(3))
+
+
+def test_an_onnx_file_of_bytes_and_an_open_size(tmp_path):
     file = onnx_file(tmp_path / "n.onnx", shape=("b", "h", "w", 3), kind=2)
     with pytest.raises(BadInput, match="leaves the size of its input open"):
         OnnxDetector(file)

@@ -4,22 +4,27 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mien import api
 from mien.cli import main
+from mien.data.detection import FoundFace
 from mien.data.folders import Record
 from mien.data.images import load_tensor, save_png
 from mien.errors import BadInput
 from mien.forensics.clips.sampling import StretchedClips, UniformClips
 from mien.forensics.clips.stills import camera
-from mien.forensics.clips.videos import VideoClips, footage
+from mien.forensics.clips.videos import ClipDetector, VideoClips, footage
+from mien.forensics.data import Verdict
 from mien.forensics.fcan_dct import FCANDCT
 from mien.forensics.opening import generated_people
+from mien.forensics.parts.pruning import calibrate
 from mien.nn.network import Network
 
 SIZE, LENGTH = 32, 12
@@ -136,6 +141,31 @@ def test_a_share_of_the_clips_is_balanced_and_new_in_every_pass(frames):
     assert sum(map(len, data.slots)) == 36
 
 
+class FramesMean(ClipDetector):
+    """The least that has a convolution and scores clips."""
+
+    def __init__(self):
+        super().__init__(image_size=SIZE, sampling=UniformClips(3, 2))
+        self.layer = nn.Conv3d(3, 2, 1)
+
+    def predict(self, batch):
+        return Verdict(self.layer(batch.image.transpose(1, 2)).mean(dim=(1, 2, 3, 4)).sigmoid())
+
+
+def test_clips_made_for_training_are_calibrated_on_as_they_are_tested(frames):
+    known = [replace(record, attributes=(("race", record.group),)) for record in records(frames)]
+    training = VideoClips(footage(known), UniformClips(3, 2), SIZE, training=True)
+    testing = VideoClips(footage(known), UniformClips(3, 2), SIZE)
+    found, expected = (calibrate(FramesMean().eval(), data, "race") for data in (training, testing))
+    assert found.counts == expected.counts == {"v0": 2, "v1": 2, "v2": 2}, "both clips of each real video"
+    still = training.still()
+    assert not still.seeded
+    assert all(torch.equal(still[i].image, testing[i].image) for i in range(len(testing)))
+    assert training.training, "the clips themselves go on as they were"
+    with pytest.raises(BadInput, match="a Subset of clips made for training"):
+        calibrate(FramesMean().eval(), torch.utils.data.Subset(training, [0, 1, 2]), "race")
+
+
 def test_stills_are_set_in_motion(frames):
     alone = [Record(frames / "real" / "v0" / "3.png", 0, "a"), Record(frames / "fake" / "v0" / "3.png", 1, "b")]
     data = VideoClips(footage(alone), StretchedClips(5), SIZE)
@@ -198,6 +228,55 @@ def test_video_files_are_answered_for_and_broken_ones_named(faces, tmp_path, det
     assert any("left out" in note for note in short.notes)
     with pytest.raises(BadInput, match="every is 0"):
         api.predict(method, good, every=0)
+
+
+class BrightFaces:
+    """Finds a face in the middle of every bright image, and none in a dark one."""
+
+    def __call__(self, image):
+        points = ((12.0, 12.0), (20.0, 12.0), (16.0, 16.0), (16.0, 21.0), (8.0, 14.0), (24.0, 14.0))
+        return [FoundFace((6.0, 6.0, 26.0, 26.0), points, 0.9)] if float(image.mean()) > 0.5 else []
+
+
+@pytest.fixture
+def gap(tmp_path, monkeypatch):
+    """A video of each class: 8 frames with a face, 8 empty ones, 8 with a face."""
+    monkeypatch.setattr("mien.data.faces.FaceFinder", BrightFaces)
+    for label in ("real", "fake"):
+        for i in range(24):
+            level = 0.2 if 8 <= i < 16 else 0.6 + 0.01 * i
+            save_png(tmp_path / label / "v" / f"{i:02d}.png", torch.full((3, SIZE, SIZE), level))
+    return tmp_path
+
+
+def test_a_clip_without_a_face_is_a_row_of_its_own_and_the_others_count(gap):
+    """With batches of one clip and of all clips."""
+    method = api.create("fcan-dct", network=Network("tiny_blocks"), image_size=32, frames=8)
+    place = gap / "real" / "v"
+    for batch_size in (8, 64):
+        answers = api.predict(method, place, crop="auto", batch_size=batch_size)
+        rows = list(answers)
+        tails = [row.path.removeprefix(str(place)) for row in rows]
+        assert tails == [", frames 0-7", ", frames 8-15", ", frames 16-23", ""]
+        assert [row.error for row in rows] == [None, "no face found", None, None]
+        scores = [rows[i].values["score"] for i in (0, 2)]
+        assert rows[3].values["score"] == pytest.approx(sum(scores) / 2, abs=2e-6)
+        assert rows[3].values["frames"] == 16
+        assert len(answers) == 4
+
+
+def test_a_clip_without_a_face_is_named_in_training_and_in_testing(gap, monkeypatch):
+    data = VideoClips(footage(records(gap)), UniformClips(8, 3), SIZE, crop="auto")
+    assert data[0].image.shape == data[2].image.shape == (8, 3, SIZE, SIZE)
+    with pytest.raises(BadInput, match=r"real/v, frames 8-15: no face found: leave it out, or crop faces"):
+        data[1]
+    training = VideoClips(footage(records(gap)), UniformClips(8, 3), SIZE, crop="auto", training=True)
+    monkeypatch.setattr(UniformClips, "training", lambda self, length: list(range(8, 16)))
+    with pytest.raises(BadInput, match=r"fake/v, frames 8-15: no face found"):
+        training[1]
+    alone = VideoClips(footage([Record(gap / "real" / "v" / "08.png", 0, "a")]), UniformClips(8), SIZE, crop="auto")
+    with pytest.raises(BadInput, match=r"real/v/08\.png: no face found"):
+        alone[0]
 
 
 def test_frames_of_a_video_are_scored_as_the_pictures_they_are(faces):

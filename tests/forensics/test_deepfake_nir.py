@@ -53,6 +53,42 @@ def test_labels_groups_and_sides(tree):
     assert len({r.video for r in train}) == 7
 
 
+def test_clips_lie_at_any_depth_below_their_subject(tmp_path):
+    touch(tmp_path / "sub1" / "a.mp4")
+    touch(tmp_path / "sub1" / "expression" / "b.mp4")
+    touch(tmp_path / "sub1_11" / "c.mp4")
+    touch(tmp_path / "sub1_11" / "posture" / "left" / "d.mp4")
+    for name in ("e/0.png", "e/1.png", "f/0.png"):
+        touch(tmp_path / "sub1_11" / "occlusion" / name)
+    touch(tmp_path / "sub1" / "perturbed" / "g.mp4")
+    (tmp_path / "sub1" / "expression" / "again").symlink_to(tmp_path / "sub1")  # must not go round
+    found = {(r.video.removeprefix("deepfake-nir/"), r.frame, r.label, r.group) for r in deepfake_nir(tmp_path)}
+    assert found == {
+        ("sub1/a.mp4", 0, 0, "deepfake-nir/sub1"),
+        ("sub1/expression/b.mp4", 0, 0, "deepfake-nir/sub1"),
+        ("sub1_11/c.mp4", 0, 1, "deepfake-nir/sub11"),
+        ("sub1_11/posture/left/d.mp4", 0, 1, "deepfake-nir/sub11"),
+        ("sub1_11/occlusion/e", 0, 1, "deepfake-nir/sub11"),
+        ("sub1_11/occlusion/e", 1, 1, "deepfake-nir/sub11"),
+        ("sub1_11/occlusion/f", 0, 1, "deepfake-nir/sub11"),
+    }
+    assert [r.path.name for r in deepfake_nir_perturbed(tmp_path)] == ["g.mp4"]
+
+
+def test_images_beside_videos_and_folders_are_a_clip_of_their_own(tmp_path):
+    for name in ("sub2/0.png", "sub2/1.png", "sub2/a.mp4", "sub2/b/0.png"):
+        touch(tmp_path / name)
+    found = [(r.video.removeprefix("deepfake-nir/"), r.path.name) for r in deepfake_nir(tmp_path)]
+    assert found == [("sub2", "0.png"), ("sub2", "1.png"), ("sub2/a.mp4", "a.mp4"), ("sub2/b", "0.png")]
+
+
+def test_a_folder_without_images_and_videos_is_named(tree):
+    touch(tree / "clean" / "group1" / "sub3" / "posture" / "notes.txt")
+    with pytest.raises(BadInput, match=r"^DeepfakeNIR: .*sub3/posture holds neither images nor videos: [^\n]*$"):
+        deepfake_nir(tree)
+    assert deepfake_nir(tree, "test"), "what is not asked for is not looked into"
+
+
 def test_perturbed_twins_are_apart(tree):
     records = deepfake_nir_perturbed(tree, "train")
     assert {r.path.relative_to(tree).parts[0] for r in records} == {"perturbed"}

@@ -356,6 +356,44 @@ def test_people_of_training_and_validation_differ(faces, tmp_path):
         open_edits(str(tmp_path), asks(vocabulary="attributes"), DataOptions())
 
 
+def table(root, faces, count=12):
+    for i in range(count):
+        Image.fromarray(faces.faces[i].permute(1, 2, 0).numpy()).save(root / f"{i}.png")
+    rows = [f"{i}.png,{20 + i},{'ab'[i % 2]}" for i in range(count)]
+    (root / "labels.csv").write_text("\n".join(["file,age,race", *rows]) + "\n")
+    return str(root)
+
+
+def test_the_faces_of_a_table_without_labels_are_edited(faces, tmp_path):
+    source = table(tmp_path, faces)
+    data = open_edits(source, asks(), DataOptions(validation=0.25))
+    train, held = data.train(Phase()), data.validation(Phase())
+    assert isinstance(train, EditedFrames)
+    assert has_originals(train)
+    assert (len(train), len(held)) == (18, 6)
+    assert not set(train.groups) & set(held.groups)
+    sample = train[0]
+    assert set(sample.attributes) == {"age", "race"}
+    assert "faces edited step by step, made from 12 faces" in data.manifest()["description"]
+    test = open_edits_test(source, asks(), DataOptions())
+    assert isinstance(test.dataset, EditedFrames)
+    assert len(test.manifest["files"]) == 12
+    with pytest.raises(BadInput, match="attributes need Seq-DeepFake"):
+        open_edits(source, asks(vocabulary="attributes"), DataOptions())
+
+
+def test_validation_lists_of_one_class_are_left_out(tmp_path):
+    """As of other labelled data: there is no AUC to validate by."""
+    source = str(tree(tmp_path))
+    lists = tmp_path / "facial_components" / "annotations" / "val.csv"
+    for kept in ("original", "Hair", "Nose-Lip"):
+        rows = [f'{name},"{value}"' for name, value in ROWS.items() if name.startswith(kept)]
+        lists.write_text("\n".join(rows) + "\n")
+        assert open_edits(source, asks(), DataOptions()).validation(Phase()) is None
+    lists.write_text("\n".join(f'{name},"{value}"' for name, value in ROWS.items()) + "\n")
+    assert len(open_edits(source, asks(), DataOptions()).validation(Phase())) == 4
+
+
 def test_labelled_images_without_lists_are_plain_faces(tmp_path):
     for name in ("real", "fake"):
         for i in range(3):

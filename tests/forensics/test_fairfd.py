@@ -168,6 +168,70 @@ def test_the_memory_format_of_weights_does_not_matter():
     assert torch.equal(plain.weight, turned.weight)
 
 
+@pytest.mark.parametrize("norm", [torch.nn.utils.parametrizations.weight_norm, lambda layer: layer])
+def test_what_is_said_to_be_zero_is_zero_also_behind_a_parametrisation(norm):
+    torch.manual_seed(0)
+    layer = norm(nn.Conv2d(3, 8, 3)).eval()
+    before = layer.weight.detach().clone()
+    assert prune_(layer, {"": torch.ones(8)}, rho=0.1, pruning="weight") == {"": 21}
+    layer(torch.rand(1, 3, 9, 9))
+    lowest_ones = before.abs().flatten().argsort()[:21]
+    expected = before.clone()
+    expected.view(-1)[lowest_ones] = 0
+    assert int((layer.weight == 0).sum()) == 21
+    torch.testing.assert_close(layer.weight.detach(), expected)
+
+
+class Doubled(nn.Module):
+    """A parametrisation without an inverse."""
+
+    def forward(self, weight):
+        return 2 * weight
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        torch.nn.utils.parametrizations.orthogonal,
+        lambda layer: torch.nn.utils.parametrize.register_parametrization(layer, "weight", Doubled()),
+        lambda layer: torch.nn.utils.spectral_norm(layer),
+    ],
+)
+def test_weights_that_do_not_stay_zero_are_refused(norm):
+    torch.manual_seed(0)
+    layer = nn.Sequential(norm(nn.Conv2d(3, 8, 3))).eval()
+    with torch.no_grad():
+        layer(torch.rand(1, 3, 9, 9))
+    with pytest.raises(BadInput, match="convolution '0' are computed from others and do not become zero"):
+        prune_(layer, {"0": torch.ones(8)}, rho=0.1, pruning="weight")
+
+
+class WithoutDoubles(torch.Tensor):
+    """A tensor of a device that has no float64, such as MPS."""
+
+    def double(self):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_devices_without_doubles_can_be_calibrated_on():
+    class There(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x).as_subclass(WithoutDoubles)
+
+    layer, x = There(3, 4, 1), torch.rand(2, 3, 5, 5)
+    means = Means(layer)
+    with means.watching("x", 2), torch.no_grad():
+        layer(x)
+        expected = nn.functional.conv2d(x, layer.weight, layer.bias).double().mean(0)
+    torch.testing.assert_close(means.means[""]["x"], expected)
+    weight, b = torch.tensor([[1.0, -2.0]]), torch.tensor([0.5])
+    there = importance(weight.as_subclass(WithoutDoubles), b.as_subclass(WithoutDoubles))
+    torch.testing.assert_close(there.as_subclass(torch.Tensor), torch.tensor([[2.0, 4.0]]))
+
+
 def test_random_pruning_follows_its_seed():
     spreads = {"skip": torch.ones(4)}
     made = []
@@ -215,9 +279,12 @@ def test_persons_are_kept_out_of_training_and_the_end_of_training_prunes_once():
     method = Watched(network=Network("tiny_cnn"), image_size=16, rho=0.01, calibration=0.3)
     data = frames()
     train, held = method.parts(data)
-    groups = {name: {data.groups[i] for i in part} for name, part in (("train", train), ("held", held))}
+    kept = [i for rows in held.values() for i in rows]
+    groups = {name: {data.groups[i] for i in part} for name, part in (("train", train), ("held", kept))}
     assert not groups["train"] & groups["held"]
-    assert {data.attributes[i]["race"] for i in held} == {"a", "b"}
+    assert len(groups["train"] | groups["held"]) == 10
+    assert held.keys() == {"a", "b"}
+    assert all(data.attributes[i]["race"] == race and not data.label[i] for race, rows in held.items() for i in rows)
     fit(method, data, schedule=Single(2), settings=Settings(batch_size=8, max_steps=6, device="cpu"))
     assert seen <= groups["train"]
     convolutions = [m for m in method.modules() if isinstance(m, nn.Conv2d)]
@@ -226,6 +293,75 @@ def test_persons_are_kept_out_of_training_and_the_end_of_training_prunes_once():
     assert int(method.zeroed) == sum(expected) > 0
     assert f"{sum(expected)} weights were pruned" in method.card()
     assert method.further_figures(data)["pruned_weights"].value == sum(expected)
+
+
+class Counted(Known):
+    """A caller's own data set, which counts how often each sample is read."""
+
+    def __init__(self, n, seed=0):
+        super().__init__(n, size=16)
+        del self.groups
+        self.reads = torch.zeros(n, dtype=torch.int64)
+        self.turn = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
+
+    def __getitem__(self, i):
+        self.reads[i] += 1
+        at = self.turn[i]
+        return Faces(self.images[at], at % 2, "", attributes={"race": "ab"[at // 2 % 2]})
+
+
+def small(**options):
+    torch.manual_seed(0)
+    return FairFD(network=Network("tiny_cnn"), image_size=16, rho=0.01, **options)
+
+
+def test_a_data_set_of_the_callers_own_is_read_once_to_find_the_parts():
+    data = Counted(40)
+    method = small()
+    fit(method, data, schedule=Single(3), settings=Settings(batch_size=8, device="cpu"))
+    _, held = method.parts(Counted(40))
+    calibrated = sum(map(len, held.values()))
+    assert 2 <= calibrated < 8, "of eight kept out some are forged"
+    assert int(data.reads.sum()) == 3 * 32 + calibrated + 40 + 1, "one to learn whether groups are named"
+    assert int(method.zeroed) > 0
+
+
+def test_a_second_training_on_other_data_divides_them_anew():
+    one, other = Counted(40, seed=0), Counted(44, seed=1)
+    again, fresh = small(), small()
+    how = {"schedule": Single(1), "settings": Settings(batch_size=8, max_steps=2, device="cpu")}
+    fit(again, one, **how)
+    assert again._divided is None, "a trained method holds no data"
+    assert again.parts(one) != again.parts(other)
+    again.load_state_dict(fresh.state_dict())
+    fit(again, other, **how)
+    fit(fresh, other, **how)
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_a_small_group_somebody_is_kept_out_too(seed):
+    """A fifth of three times four persons is two; each race has one."""
+    train, held = small(seed=seed).parts(Known())
+    assert {race: len(rows) for race, rows in held.items()} == {"x": 1, "y": 1, "z": 1}
+    assert len(train) == 9
+
+
+def test_a_group_without_a_real_image_kept_out_is_refused():
+    alone = torch.utils.data.Subset(Known(), [0, 3, 6, 1, 4, 7, 2])
+    with pytest.raises(BadInput, match=r"no real image of z is kept apart to calibrate on, only of x, y"):
+        small().begin_phase(Phase(), alone)
+    with pytest.raises(BadInput, match="no real image of x is kept apart to calibrate on, only of y, z"):
+        calibrate(detector(), torch.utils.data.Subset(Known(), [1, 2, 4, 5, 9]), "race")
+
+
+def test_a_person_of_two_groups_is_in_one_part():
+    data = frames(people=8)
+    data.attributes = [{"race": "aabb"[i % 4]} for i in range(len(data))]  # real and forged of both, of every person
+    train, held = small(calibration=0.4).parts(data)
+    kept = {data.groups[i] for rows in held.values() for i in rows}
+    assert held.keys() == {"a", "b"}
+    assert not kept & {data.groups[i] for i in train}
 
 
 def test_without_attributes_nothing_is_pruned_and_the_card_says_so():

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from mien.data.batch import collate
-from mien.engine import Phase, Settings, Stages, fit
+from mien.engine import Phase, Settings, Stages, fit, load_weights
 from mien.engine.method import build
 from mien.errors import BadInput
 from mien.forensics.data import Faces
@@ -542,6 +542,51 @@ def test_faces_without_lists_are_learnt_by_their_label():
     assert float(losses["edited"]) == pytest.approx(float(expected), rel=1e-4)
     with pytest.raises(BadInput, match="labels are"):
         method.losses(Faces(image, label - 1))
+
+
+def test_who_was_never_taught_lists_names_none(tmp_path):
+    labels = Samples([Faces(torch.rand(3, 32, 32), i % 2, f"p{i}") for i in range(4)])
+    labels.originals = False
+    lists = Samples(batch_of(6))
+    settings = Settings(batch_size=4, device="cpu")
+    image = Faces(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+    method = make()
+    fit(method, labels, schedule=Stages({"detect": 1}), settings=settings)
+    assert method.eval().predict(image).columns["edits"] == [None, None]
+    assert method.further_figures(lists) == {}, "lists that it cannot name are no figure of it"
+    loaded = make()
+    load_weights(loaded, method.save_pretrained(tmp_path / "labels"))
+    assert loaded.predict(image).columns["edits"] == [None, None]
+    fit(method, lists, schedule=Stages({"detect": 1}), settings=settings)
+    fit(method, labels, schedule=Stages({"detect": 1}), settings=settings)
+    load_weights(loaded, method.eval().save_pretrained(tmp_path / "lists"))
+    for one in (method, loaded):
+        assert all(isinstance(edits, str) for edits in one.predict(image).columns["edits"])
+        assert "csm_plus" in one.further_figures(lists)
+
+
+def test_weights_from_before_the_note_still_load():
+    state = make().state_dict()
+    del state["lists_taught"]
+    method = make()
+    method.load_state_dict(state)
+    assert bool(method.lists_taught)
+    assert "lists_taught" not in state
+    with pytest.raises(RuntimeError, match="Missing key"):
+        make().load_state_dict({})
+
+
+def test_warmup_in_updates_goes_before_the_share():
+    """The share is there by default; who gives a number of updates means it."""
+    for warmup, updates, expected in (
+        (0.0, 50, 1e-3 / 50),
+        (0.25, 50, 1e-3 / 50),
+        (0.25, 0, 1e-3 / 25),
+        (0.0, 0, 1e-3),
+    ):
+        method = make(optimizer=Recipe(lr=1e-3, warmup_steps=updates), warmup=warmup)
+        optimizer, _ = method.optimizers(Phase(name="detect", total_steps=100))["main"]
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected), (warmup, updates)
 
 
 def test_the_backbone_learns_more_slowly_and_the_rate_rises_first():

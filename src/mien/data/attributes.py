@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mien.data.folders import COLUMNS, Record
+from mien.data.folders import COLUMNS, REAL_NAMES, Record
 from mien.data.listing import natural_key, printable
 from mien.data.zipped import members
 from mien.errors import BadInput, unknown_name
@@ -48,7 +48,8 @@ def attribute_table(source: str | os.PathLike[str]) -> list[Record]:
     """The images of a table with what is known about who is seen.
 
     Labels are 0 or real, 1, fake or forged; without the column they are unknown (None), as they are where a cell is
-    empty. Without a person's column each image is a person of its own.
+    empty. Without a person's column each image is a person of its own. A kind that is a word for real images (original,
+    genuine, ...) is "real".
 
     Args:
         source: The table, or a folder with labels.csv.
@@ -58,7 +59,8 @@ def attribute_table(source: str | os.PathLike[str]) -> list[Record]:
 
     Raises:
         BadInput: Names the row: a missing image, a path that leaves the folder, one that comes twice, a bad label or
-            frame; or the table is empty, has no column of images, two of them, or no attribute.
+            frame, a label that contradicts the kind; or the table is empty, has no column of images, two of them, or no
+            attribute.
     """
     path = Path(source)
     file = path / FILE if path.is_dir() else path
@@ -147,6 +149,12 @@ def _record(cells: dict[str, str], image: str, others: Sequence[str], places: _P
     video = cells.get("video", "")
     group = person or video or f"{places.folder.resolve().name}/{Path(os.path.normpath(image)).as_posix()}"
     kind = cells.get("kind", "") or {None: "", 0: "real", 1: "forged"}[label]
+    kind = "real" if kind.lower() in REAL_NAMES else kind
+    if label is not None and (kind == "real") != (label == 0):
+        raise BadInput(
+            f"{where}: {printable(image)} has label {label} and kind {kind!r}: real images have label 0 and kind real "
+            "or none, forged ones label 1 and another kind or none"
+        )
     return Record(path, label, group, kind, int(frame), video, tuple((name, cells[name]) for name in others))
 
 

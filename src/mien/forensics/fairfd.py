@@ -22,7 +22,7 @@ which all are protected is left alone. There is no epsilon. Layers are matched b
 held-out images, never on those that are tested on.
 
 `prune` works on any trained network. The method `fairfd` trains a network with cross-entropy while it keeps a share of
-the persons out, and when training ends it calibrates on their real faces and prunes once.
+the persons of every group out, and when training ends it calibrates on their real faces and prunes once.
 
 Differences from the paper
     * Detectors come trained there, and are calibrated on the real images of the test set; here on persons kept out of
@@ -32,7 +32,8 @@ Differences from the paper
     * Protected weights are never pruned, also where fewer others are left than rho asks for.
     * A convolution that runs several times in a pass counts each time as a further image; one that does not run is left
       alone. Convolutions of one and three dimensions are treated alike, transposed ones are left alone.
-    * The groups need not be races: any attribute that the data name. Without one nothing is pruned.
+    * The groups need not be races: any attribute that the data name. Without one nothing is pruned. A group without a
+      real image to calibrate on is refused: b_c is taken over all groups or not at all.
     * Pruning ends the training, so weights that were kept earlier because they validated best (`monitor`) are not
       pruned.
 
@@ -44,12 +45,12 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from mien.data.splits import split_by_group
 from mien.engine import Epoch, Phase
@@ -57,13 +58,13 @@ from mien.errors import BadInput
 from mien.forensics.detector import NetworkDetector, ScoreForm
 from mien.forensics.parts.pruning import (
     Pruning,
-    calibrate,
     check,
-    group_values,
+    groups_and_reals,
+    mean_maps,
     names_groups,
     prune,
     prune_,
-    real_images_by_group,
+    real_images,
 )
 from mien.metrics.intervals import Interval
 from mien.nn.network import Network
@@ -108,6 +109,7 @@ class FairFD(NetworkDetector):
             raise BadInput(f"calibration is {calibration}: it must lie in (0, 1)")
         self.rho, self.pruning, self.group_by = rho, pruning, group_by
         self.calibration, self.seed = calibration, seed
+        self._divided: tuple[Dataset[Any], tuple[list[int], dict[str, list[int]]]] | None = None
         self.register_buffer("zeroed", torch.tensor(0))
         """How many weights were pruned; 0 before the end of training."""
 
@@ -115,10 +117,12 @@ class FairFD(NetworkDetector):
 
     def begin_phase(self, phase: Phase, data: Dataset[Any]) -> None:
         """Refuse data that could not be calibrated on at the end, before anything is trained."""
-        _, held = self.parts(data)
-        part = Subset(data, list(held))
-        if names_groups(part):
-            real_images_by_group(part, self.group_by)
+        self.parts(data)
+
+    def samples_per_epoch(self, phase: Phase, data: Dataset[Any]) -> int:
+        """Those of the persons who are not kept out."""
+        self._divided = None  # asked first in every phase: what an interrupted one left may be of data that changed
+        return len(self.parts(data)[0])
 
     def begin_epoch(self, epoch: int, data: Dataset[Any]) -> Epoch | None:
         """Train on the persons who are not kept out."""
@@ -128,11 +132,10 @@ class FairFD(NetworkDetector):
     def end_phase(self, phase: Phase, data: Dataset[Any]) -> None:
         """Calibrate on the real faces of the persons who were kept out, and prune once."""
         _, held = self.parts(data)
-        part = Subset(data, list(held))
-        if not names_groups(part):
-            return
-        spreads = calibrate(self, part, self.group_by).spreads()
-        self.zeroed.fill_(sum(prune_(self, spreads, rho=self.rho, pruning=self.pruning, seed=self.seed).values()))
+        self._divided = None
+        if held:
+            spreads = mean_maps(self, data, held).spreads()
+            self.zeroed.fill_(sum(prune_(self, spreads, rho=self.rho, pruning=self.pruning, seed=self.seed).values()))
 
     def further_figures(self, data: Dataset[Any], *, batch_size: int = 64, seed: int = 0) -> Mapping[str, Interval]:
         """How many weights were pruned; 0 where the training data said nothing about who is seen."""
@@ -145,13 +148,34 @@ class FairFD(NetworkDetector):
         line = f"{count} weights were pruned." if count else "Nothing was pruned: the data named no groups, or not yet."
         return f"{super().card()}\n{line}\n"
 
-    def parts(self, data: Dataset[Any]) -> tuple[Sequence[int], Sequence[int]]:
-        """Samples to train on and samples to calibrate on; no person is in both, all groups are as far as they go."""
-        groups = getattr(data, "groups", None)
-        if groups is None:  # a data set of the caller's own: each sample is a person
-            groups = [str(i) for i in range(len(data))]  # type: ignore[arg-type]
-        if len(set(groups)) < 2:
+    def parts(self, data: Dataset[Any]) -> tuple[list[int], dict[str, list[int]]]:
+        """Samples to train on, and of the other persons the real ones of each group; {} where data name no groups.
+
+        They are kept for the phase, since to find them in a data set of the caller's own every sample is read. A run
+        that is resumed in the middle of a phase finds them anew.
+
+        Raises:
+            BadInput: All data are of one person, or some group has no real image among the persons kept out.
+        """
+        if self._divided is None or self._divided[0] is not data:
+            self._divided = data, self._divide(data)
+        return self._divided[1]
+
+    def _divide(self, data: Dataset[Any]) -> tuple[list[int], dict[str, list[int]]]:
+        persons = getattr(data, "groups", None)
+        if persons is None:  # a data set of the caller's own: each sample is a person
+            persons = [str(i) for i in range(len(data))]  # type: ignore[arg-type]
+        if len(set(persons)) < 2:
             raise BadInput("all training data are of one person: some persons must be kept out to calibrate on")
-        strata = group_values(data, self.group_by) if names_groups(data) else None
-        train, held = split_by_group(groups, (1 - self.calibration, self.calibration), seed=self.seed, labels=strata)
-        return train, held
+        shares = (1 - self.calibration, self.calibration)
+        if not names_groups(data):
+            return split_by_group(persons, shares, seed=self.seed)[0], {}
+        seen = groups_and_reals(data, self.group_by)
+        held: set[str] = set()
+        for group in {group for group, _ in seen}:  # each on its own: of a small one somebody is kept out, too
+            rows = [i for i, (of, _) in enumerate(seen) if of == group]
+            names, reals = [persons[i] for i in rows], [seen[i][1] for i in rows]
+            if len(set(names)) > 1:
+                held.update(names[i] for i in split_by_group(names, shares, seed=self.seed, labels=reals)[1])
+        train = [i for i, name in enumerate(persons) if name not in held]
+        return train, real_images(seen, [i for i, name in enumerate(persons) if name in held])

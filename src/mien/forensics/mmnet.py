@@ -32,7 +32,8 @@ Differences from the paper
     * phi is the fixed detector's backbone; `features="vgg19"`, or a file, takes VGG-19 instead. psi is optional
       (`use_embedder`). Both stages share batch size and clipping of the run's settings (paper: 32 and 16; 0.1).
     * The recovery stage takes half as many epochs as the detection stage: how many it took is not known.
-    * Faces whose list nobody knows are learnt from by their label alone: cross-entropy of the score.
+    * Faces whose list nobody knows are learnt from by their label alone: cross-entropy of the score. Who has learnt
+      from no others names no edits.
 
 Example:
     >>> method = MMNet(network=Network("tiny_pyramid"), image_size=64, width=32, hidden=64, decoder_layers=1).eval()
@@ -115,7 +116,8 @@ class MMNet(Detector):
         set_weight: Weight of the presence's loss.
         jitter: Whether brightness, contrast and saturation of training faces are changed.
         optimizer: Of the detector.
-        warmup: Share of the detection stage over which the learning rate rises, in [0, 1).
+        warmup: Share of the detection stage over which the learning rate rises, in [0, 1), unless
+            `optimizer.warmup_steps` says how many updates that are.
         backbone_rate: Learning rate of the backbone, times the others'.
         supervision: Weights of the recovery's losses.
         features: phi: "detector" for the fixed detector's backbone, "vgg19" (downloaded once), or a file of VGG-19.
@@ -127,6 +129,9 @@ class MMNet(Detector):
     name = "mmnet"
     sees = "edits"
     embedder: Embedder | None
+    lists_taught: Tensor
+    """Whether any face that it learnt from came with its list; without, it cannot name edits."""
+
     scope = (
         "Names the regions of a face that were edited, in their order, and paints the face before the edits, in the "
         "opinion of a model trained on particular edits. Other edits, cameras or compression may be answered at "
@@ -184,6 +189,7 @@ class MMNet(Detector):
             decoder_layers=decoder_layers,
             dropout=dropout,
         )
+        self.register_buffer("lists_taught", torch.tensor(False))
         self.recovery: Recovery | None = None
         self.rival: nn.Module | None = None
         self.use_embedder(None)
@@ -228,7 +234,8 @@ class MMNet(Detector):
     def optimizers(self, phase: Phase) -> Optimizers:
         """AdamW with a slower backbone for the detector; Adam for the recovery, and for the discriminator."""
         if self.recovery is None:
-            recipe = replace(self.optimizer, warmup_steps=round(self.warmup * phase.total_steps))
+            steps = self.optimizer.warmup_steps or round(self.warmup * phase.total_steps)
+            recipe = replace(self.optimizer, warmup_steps=steps)
             optimizer = recipe.optimizer(p for n, p in self.detector.named_parameters() if not n.startswith("backbone"))
             if self.backbone_rate:
                 backbone = {"params": list(self.detector.backbone.parameters()), "lr": recipe.lr * self.backbone_rate}
@@ -245,10 +252,12 @@ class MMNet(Detector):
 
     def steps(self, batch: Faces) -> Iterator[Step]:
         """The detector's loss; or the discriminator's, then the recovery's."""
+        sequence, original = getattr(batch, "sequence", None), getattr(batch, "original", None)
         if self.recovery is None:
+            if sequence is not None:
+                self.lists_taught.fill_(True)
             yield Step("main", self.losses, batch)
             return
-        sequence, original = getattr(batch, "sequence", None), getattr(batch, "original", None)
         if sequence is None or original is None:
             raise BadInput("the recovery needs the lists of edits and the faces before: train the stage 'detect' alone")
         assert isinstance(batch, EditedFaces)
@@ -342,8 +351,8 @@ class MMNet(Detector):
 
     # --- answers ----------------------------------------------------------------------------------------------
     def predict(self, batch: Faces) -> Verdict:
-        """The probability that anything was edited, and the edits in order; with `evidence` also where, and the face
-        before.
+        """The probability that anything was edited, and the edits in order (None where no lists were taught); with
+        `evidence` also where, and the face before.
         """
         read = self.detector(batch.image)
         sequence = self.detector.sequences(read)
@@ -351,7 +360,9 @@ class MMNet(Detector):
         mask = picture = None
         if self.evidence and self.recovery is not None:
             picture, mask = self.recovered(batch.image, read, sequence)
-        return Verdict(score, mask, picture, {"edits": [self.named(row) for row in sequence.tolist()]})
+        taught = bool(self.lists_taught)
+        edits = [self.named(row) if taught else None for row in sequence.tolist()]
+        return Verdict(score, mask, picture, {"edits": edits})
 
     def named(self, sequence: Sequence[int]) -> str:
         """A list in words, the first edit first: "nose > eye > lip"; "none" where it is empty."""
@@ -386,6 +397,10 @@ class MMNet(Detector):
         """What all detectors have; three figures of the lists; the PSNR of recovered faces and of doing nothing."""
         figures = measure(self, data, batch_size).figures()
         return super().validate(data, batch_size=batch_size) | {n: v for n, v in figures.items() if n in VALIDATED}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of all modules. Weights from before there was `lists_taught` are taken for those of taught lists."""
+        return super().load_state_dict({"lists_taught": torch.tensor(True), **state_dict}, strict, assign)
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments. Weights to start from are left out: what is saved has its own."""

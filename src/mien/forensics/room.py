@@ -13,6 +13,7 @@ from torch.utils.data import Subset
 
 from mien import catalog
 from mien.engine import Method, Schedule, Stages, TrainingData
+from mien.engine.loading import dataset_size
 from mien.errors import BadInput
 from mien.forensics.answers import answer
 from mien.forensics.clients import clients_in, open_client_test, open_clients, plan_of
@@ -71,7 +72,7 @@ class Forensics(Room):
 
     def evaluate(self, method: Method, test: TestData, out: Path | None, using: Using) -> dict[str, Any]:
         """Frame and video figures, AUC per kind of forgery, and the curves."""
-        found, whole = test.dataset, len(test.dataset)
+        found, whole = test.dataset, dataset_size(test.dataset)
         if using.max_steps is not None:
             found = Subset(found, range(min(using.max_steps * using.batch_size, whole)))
         with _answering(method, using) as detector:

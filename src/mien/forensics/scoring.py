@@ -64,16 +64,12 @@ class Scored:
         return len(set(self.unit)) < len(self.unit)
 
 
-def score(
-    method: Method, dataset: Any, *, batch_size: int = 64, workers: int = 0, max_batches: int | None = None
-) -> Scored:
+def score(method: Method, dataset: Any, *, batch_size: int = 64, workers: int = 0) -> Scored:
     """The method's scores on a data set of `Faces`. Samples of unknown label (-1) are refused."""
     parts: dict[str, list[Any]] = {name: [] for name in (*_FIELDS, "attributes")}
     stream = predictions(method, dataset, batch_size, workers=workers, cap=batch_size)
-    for step, (batch, verdict) in enumerate(stream, start=1):
+    for batch, verdict in stream:
         _collect(parts, batch, verdict)
-        if step == max_batches:
-            break
     labels = np.array(parts["label"])
     if (labels < 0).any():
         raise BadInput(
@@ -83,7 +79,9 @@ def score(
 
 
 def _collect(parts: dict[str, list[Any]], batch: Faces, verdict: Verdict) -> None:
-    count = len(verdict.score)
+    count = len(batch.group)
+    if verdict.score.shape != (count,):
+        raise BadInput(f"the detector gives scores {tuple(verdict.score.shape)} for {count} images: one each is needed")
     parts["score"].extend(verdict.score.float().cpu().tolist())
     parts["label"].extend(batch.label.tolist())  # type: ignore[union-attr]
     parts["group"].extend(batch.group)
@@ -91,7 +89,6 @@ def _collect(parts: dict[str, list[Any]], batch: Faces, verdict: Verdict) -> Non
     start = len(parts["name"])
     parts["name"].extend(path or f"sample {start + i}" for i, path in enumerate(batch.path))
     parts["unit"].extend(unit or parts["name"][start + i] for i, unit in enumerate(batch.unit))
-    assert len(batch.group) == count
     columns: dict[str, Any] = dict(batch.attributes)
     parts["attributes"].extend({name: values[i] for name, values in columns.items()} for i in range(count))
 
@@ -121,7 +118,7 @@ def by_client(
     """The figures of every client's own samples; {} where samples belong to no client.
 
     Args:
-        scored: Frames in the order of the data set, maybe not all of them.
+        scored: Frames in the order of the data set, maybe the first of them alone.
         clients: Client of every sample of the data set.
         seed: Of the intervals.
         pooling: How a video is scored.

@@ -33,6 +33,9 @@ Values = Literal["auto", "logits", "probabilities"]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MAX_FILE = 2 * 2**30
 _TOLERANCE = 1e-3
+HANDFUL = 8
+"""Images whose outputs must all sum to 1 before they are taken for probabilities. Ours: where logits are a few units
+large, those of one image in some thousands do."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +69,19 @@ class Reading:
             return (image - mean) / std
         return {"unit": image, "symmetric": 2 * image - 1, "bytes": 255 * image}[self.scale]
 
-    def score(self, output: Tensor) -> Tensor:
+    def score(self, output: Tensor, count: int) -> Tensor:
         """Probability of forged, (B,), from outputs (B, C), (B, 1) or (B,).
+
+        Args:
+            output: What the network gives; for one image also (C,) or (), where it squeezes them.
+            count: B.
 
         Raises:
             BadInput: The outputs have another shape, or are not what `values` or `forged` says.
         """
-        output = output.float()
-        if output.ndim == 1 or (output.ndim == 2 and output.shape[1] == 1):
-            return self._of_one(output.reshape(len(output)))
-        if output.ndim != 2:
-            raise BadInput(f"the network gives {tuple(output.shape)}: outputs of (B, classes) or (B,) are needed")
-        return self._of_several(output)
+        output = by_image(output, count).float()
+        several = output.ndim == 2 and output.shape[1] != 1
+        return self._of_several(output) if several else self._of_one(output.flatten())
 
     def _of_one(self, output: Tensor) -> Tensor:
         if self.forged not in ("auto", "high", "low"):
@@ -94,11 +98,8 @@ class Reading:
         number = 1 if self.forged == "auto" else int(self.forged.removeprefix("not:"))
         if number >= output.shape[1]:
             raise BadInput(f"forged output is {self.forged!r}: the network has outputs 0 to {output.shape[1] - 1}")
-        sums_to_one = bool(((output.sum(1) - 1).abs() < _TOLERANCE).all() and (output >= 0).all())
         if self.values == "probabilities":
             _require_unit(output)
-        elif sums_to_one and len(output):
-            raise BadInput("the network's outputs sum to 1, so they are probabilities: say so (output values)")
         else:
             output = output.softmax(1)
         return 1 - output[:, number] if self.forged.startswith("not:") else output[:, number]
@@ -110,7 +111,58 @@ def _require_unit(output: Tensor) -> None:
         raise BadInput(f"output values is 'probabilities', but they lie in [{low:.3g}, {high:.3g}]: use logits")
 
 
-class ModuleDetector(Detector):
+def by_image(output: Tensor, count: int) -> Tensor:
+    """Outputs as (B, C) or (B,), B = `count`; a network that squeezes them loses that axis of a batch of one.
+
+    Raises:
+        BadInput: They have another shape.
+    """
+    if count == 1 and (output.ndim == 0 or (output.ndim == 1 and len(output) > 1)):
+        output = output[None]
+    if output.ndim not in (1, 2) or len(output) != count:
+        raise BadInput(
+            f"the network gives {tuple(output.shape)} for {count} images: outputs of (B, classes) or (B,) are needed"
+        )
+    return output
+
+
+class ForeignDetector(Detector):
+    """What all classifiers from elsewhere share.
+
+    Args:
+        image_size: Height and width in pixels of its input.
+        reading: How it is fed and understood.
+    """
+
+    def __init__(self, *, image_size: int, reading: Reading) -> None:
+        super().__init__(image_size=image_size)
+        self.reading = reading
+        self._summing: int | None = 0
+        """Outputs so far, while each of them sums to 1; None once one does not: they are logits then, for good."""
+
+    def verdict(self, output: Tensor, count: int) -> Verdict:
+        """The answer for a batch of `count` images.
+
+        Raises:
+            BadInput: See `Reading.score`; or what should be logits are probabilities.
+        """
+        output = by_image(output, count)
+        score = self.reading.score(output, count)
+        if output.ndim == 2 and output.shape[1] > 1 and self.reading.values != "probabilities":
+            self._refuse_probabilities(output.float())
+        return Verdict(score.clamp(0, 1))
+
+    def _refuse_probabilities(self, output: Tensor) -> None:
+        """One image's logits may sum to 1 by chance, those of `HANDFUL` do not, in however many batches they come."""
+        if self._summing is None:
+            return
+        sums_to_one = bool(((output.sum(1) - 1).abs() < _TOLERANCE).all() and (output >= 0).all())
+        self._summing = self._summing + len(output) if sums_to_one else None
+        if self._summing is not None and self._summing >= HANDFUL:
+            raise BadInput("the network's outputs sum to 1, so they are probabilities: say so (output values)")
+
+
+class ModuleDetector(ForeignDetector):
     """A torch module as a detector, for reports; it is not trained.
 
     Args:
@@ -122,22 +174,22 @@ class ModuleDetector(Detector):
     name = "torch-module"
 
     def __init__(self, module: nn.Module, *, image_size: int, reading: Reading = Reading()) -> None:
-        super().__init__(image_size=image_size)
-        self.module, self.reading = copy.deepcopy(module), reading
+        super().__init__(image_size=image_size, reading=reading)
+        self.module = copy.deepcopy(module)
 
     def predict(self, batch: Faces) -> Verdict:
         """A score for every image."""
         output = self.module(self.reading.scaled(batch.image))
         if not isinstance(output, Tensor):
             raise BadInput(f"the module gives a {type(output).__name__}: one tensor of outputs is needed")
-        return Verdict(self.reading.score(output).clamp(0, 1))
+        return self.verdict(output, len(batch.image))
 
     def config(self) -> dict[str, Any]:
         """The size alone: a module of the caller's own has no plain description."""
         return {"image_size": self.image_size}
 
 
-class OnnxDetector(Detector):
+class OnnxDetector(ForeignDetector):
     """An ONNX file as a detector, run by onnxruntime on the CPU.
 
     Args:
@@ -174,13 +226,13 @@ class OnnxDetector(Detector):
             raise BadInput(f"{file} leaves the size of its input open: give the image size")
         if fixed is not None and image_size not in (None, fixed):
             raise BadInput(f"image size is {image_size}: the input of {file} is fixed to {fixed} pixels")
-        super().__init__(image_size=fixed or image_size or 0)
-        self.file, self.reading = Path(file), reading
+        if reading.values == "auto":
+            values: Values = "probabilities" if _ends_in_probabilities(Path(file), output or names[0]) else "logits"
+            reading = Reading(reading.forged, values, reading.scale)
+        super().__init__(image_size=fixed or image_size or 0, reading=reading)
+        self.file = Path(file)
         self._session, self._input, self._output = session, inputs[0], output or names[0]
         self._channels_last, self._batch, self._type = channels_last, batch, _numpy_type(inputs[0].type, str(file))
-        if reading.values == "auto":
-            values: Values = "probabilities" if _ends_in_probabilities(Path(file), self._output) else "logits"
-            self.reading = Reading(reading.forged, values, reading.scale)
 
     def predict(self, batch: Faces) -> Verdict:
         """A score for every image."""
@@ -194,11 +246,15 @@ class OnnxDetector(Detector):
         for start in range(0, len(array), step):
             part = array[start : start + step]
             filled = np.concatenate([part, np.repeat(part[-1:], step - len(part), axis=0)]) if self._batch else part
-            (found,) = self._session.run([self._output], {self._input.name: filled})
-            outputs.append(torch.from_numpy(np.asarray(found, dtype=np.float32))[: len(part)])
-        if not outputs:
-            return Verdict(torch.zeros(0))
-        return Verdict(self.reading.score(torch.cat(outputs)).clamp(0, 1))
+            outputs.append(by_image(self._run(filled), len(filled))[: len(part)])
+        return self.verdict(torch.cat(outputs), len(array)) if outputs else Verdict(torch.zeros(0))
+
+    def _run(self, array: Any) -> Tensor:
+        try:
+            (found,) = self._session.run([self._output], {self._input.name: array})
+        except Exception as error:  # as when a graph says that its batch is open, but holds a fixed one
+            raise BadInput(f"{self.file} cannot be run on {array.shape} ({_reason(error)})") from error
+        return torch.from_numpy(np.asarray(found, dtype=np.float32))
 
     def config(self) -> dict[str, Any]:
         """The file's name and the size."""
@@ -237,8 +293,11 @@ def _session(file: Path, threads: int | None) -> Any:
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for every way to be broken
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise BadInput(f"{file} cannot be run as an ONNX network ({reason})") from error
+        raise BadInput(f"{file} cannot be run as an ONNX network ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _input_of(shape: list[Any], file: str) -> tuple[bool, int | None, int | None]:

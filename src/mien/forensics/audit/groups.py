@@ -26,6 +26,7 @@ from mien.forensics.opening import (
     layout_of,
     read_records,
 )
+from mien.forensics.parts.pruning import real_images
 from mien.forensics.people import People, balanced_people, skin_of
 from mien.forensics.readers.sets import READERS
 from mien.room import DataOptions
@@ -105,17 +106,9 @@ def _embedded() -> People:
 def _of_people(people: People, column: str, detector: Detector, options: DataOptions, share: float) -> Grouped:
     """Forgeries of every kind made from each face; a swap's donor is of the same group."""
     values = people.values(column)
-    persons: dict[str, set[str]] = {}
-    for name, value in zip(people.names, values, strict=True):
-        persons.setdefault(value, set()).add(name)
-    lonely = sorted(value for value, names in persons.items() if len(names) < 4)
-    if lonely:
-        kept = [i for i, value in enumerate(values) if value not in lonely]
-        people, values = people.part(kept), [values[i] for i in kept]
-    if len(set(values)) < 2:
-        raise BadInput(f"column {column!r} makes {len(set(values))} groups of four persons or more: two are needed")
-    notes = (f"groups of fewer than four persons were left out: {', '.join(lonely)}",) if lonely else ()
-    audited, held = _apart(people.names, values, share, options.seed)
+    kept, notes = _in_company(people.names, values, column)
+    people, values = people.part(kept), [values[i] for i in kept]
+    audited, held = _apart(people.names, [(value, True) for value in values], share, options.seed)
     part = people.part(audited)
     data = _seen(part, part.values(column), detector, options.seed)
     calibration, own = None, None
@@ -153,7 +146,12 @@ def _of_records(
     require_classes(records, where=source)
     column = column_of(attribute_names(records), group_by)
     values = [dict(record.attributes)[column] for record in records]
-    audited, held = _apart([record.group for record in records], values, share, options.seed)
+    notes: tuple[str, ...] = ()
+    if share:
+        kept, notes = _in_company([record.group for record in records], values, column)
+        records, values = [records[i] for i in kept], [values[i] for i in kept]
+    seen = [(value, record.label == 0) for value, record in zip(values, records, strict=True)]
+    audited, held = _apart([record.group for record in records], seen, share, options.seed)
     data = FaceRecords([records[i] for i in audited], detector.image_size, crop=options.crop)
     real = [records[i] for i in held if records[i].label == 0]
     calibration = FaceRecords(real, detector.image_size, crop=options.crop) if real else None
@@ -161,12 +159,42 @@ def _of_records(
     manifest = FaceRecords(records, detector.image_size).manifest(about)
     own = calibration.manifest(f"{about}, part to calibrate on") if calibration is not None else None
     group_of = dict(zip([record.group for record in records], values, strict=True))
-    return Grouped(data, calibration, column, group_of, manifest, own)
+    return Grouped(data, calibration, column, group_of, manifest, own, notes)
 
 
-def _apart(names: Sequence[str], values: Sequence[str], share: float, seed: int) -> tuple[Sequence[int], Sequence[int]]:
-    """What is audited, and what is kept apart; no person is in both."""
+def _in_company(names: Sequence[str], values: Sequence[str], column: str) -> tuple[list[int], tuple[str, ...]]:
+    """Samples of groups of four persons or more, and a note on the groups that are left out."""
+    persons: dict[str, set[str]] = {}
+    for name, value in zip(names, values, strict=True):
+        persons.setdefault(value, set()).add(name)
+    lonely = sorted(value for value, known in persons.items() if len(known) < 4)
+    if len(persons) - len(lonely) < 2:
+        raise BadInput(
+            f"column {column!r} makes {len(persons) - len(lonely)} groups of four persons or more: two are needed"
+        )
+    notes = (f"groups of fewer than four persons were left out: {', '.join(lonely)}",) if lonely else ()
+    return [i for i, value in enumerate(values) if value not in lonely], notes
+
+
+def _apart(
+    names: Sequence[str], seen: Sequence[tuple[str, bool]], share: float, seed: int
+) -> tuple[Sequence[int], Sequence[int]]:
+    """What is audited, and what is kept apart; no person is in both, and every group is.
+
+    Args:
+        names: Person of every sample.
+        seen: Group of every sample, and whether it is real.
+        share: Of the persons, kept apart.
+        seed: Of the draw.
+
+    Raises:
+        BadInput: Some group has no real image among what is kept apart, or nothing left to audit.
+    """
     if not share:
         return range(len(names)), ()
-    audited, held = split_by_group(names, (1 - share, share), seed=seed, labels=values)
+    audited, held = split_by_group(names, (1 - share, share), seed=seed, labels=seen)
+    real_images(seen, held)
+    lost = sorted({group for group, _ in seen} - {seen[i][0] for i in audited})
+    if lost:
+        raise BadInput(f"share to calibrate on is {share}: nobody of {', '.join(lost)} is left to audit, lower it")
     return audited, held

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
+from mien.data.listing import printable
 from mien.engine import Method
 from mien.engine.ranks import choose_device
 from mien.engine.run import versions
@@ -184,7 +185,16 @@ def judge(scored: Scored, grouped: Grouped, threshold: float) -> Judged:
         scored: Scores, in which attributes name the group, or else the persons do.
         grouped: The data.
         threshold: Score from which on an image is called forged.
+
+    Raises:
+        BadInput: A label contradicts its kind.
     """
+    for name, label, kind in zip(scored.name, scored.label.tolist(), scored.kind, strict=True):
+        if kind and (kind == REAL) != (label == 0):
+            raise BadInput(
+                f"{printable(name)} has label {label} and kind {kind!r}: real images have label 0 and kind real or "
+                "none, forged ones label 1 and another kind or none"
+            )
     known = bool(scored.attributes) and all(grouped.column in row for row in scored.attributes)
     groups = (
         [row[grouped.column] for row in scored.attributes] if known else [grouped.group_of[n] for n in scored.group]

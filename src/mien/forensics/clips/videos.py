@@ -60,17 +60,20 @@ class Footage:
             return self.source.path
         return self.source[0].parent if len(self.source) > 1 else self.source[0]
 
-    def clips(self, indices: Sequence[Sequence[int]], size: int, crop: str = "none") -> Iterator[tuple[int, Tensor]]:
+    def clips(
+        self, indices: Sequence[Sequence[int]], size: int, crop: str = "none"
+    ) -> Iterator[tuple[int, Tensor | None]]:
         """Clips in one pass: (number of the clip, frames (T, 3, size, size) in [0, 1]).
 
-        A single picture becomes clips of one frame, whatever the indices; `ClipDetector` sets those in motion.
+        A single picture becomes clips of one frame, whatever the indices; `ClipDetector` sets those in motion. With
+        crop "auto" a clip of which no frame shows a face is None.
 
         Raises:
-            BadInput: A frame cannot be read, frames differ in size, or with crop "auto" no frame shows a face.
+            BadInput: A frame cannot be read, or frames differ in size.
         """
         small = size if crop == "none" else None
         for number, frames in self._read(indices, small):
-            yield number, self._cropped(frames, size, crop)
+            yield number, _cropped(frames, size, crop)
 
     def _read(self, indices: Sequence[Sequence[int]], size: int | None) -> Iterator[tuple[int, Tensor]]:
         if isinstance(self.source, Video):
@@ -85,13 +88,15 @@ class Footage:
                 raise BadInput(f"{printable(str(self.path))}: its frames differ in size: {sorted(sizes)[:2]}")
             yield number, torch.stack([loaded[i] for i in wanted])
 
-    def _cropped(self, frames: Tensor, size: int, crop: str) -> Tensor:
-        if crop != "none":
-            found = [cut.image for cut in crop_clip(list(frames), crop, size=size)]
-            if any(image is None for image in found):
-                raise BadInput(f"{printable(str(self.path))}: no face found in a clip: give face crops and --crop none")
-            frames = torch.stack([image for image in found if image is not None])
-        return resize_tensor(frames, size)
+
+def _cropped(frames: Tensor, size: int, crop: str) -> Tensor | None:
+    """The faces of a clip; None where it shows none."""
+    if crop != "none":
+        found = [cut.image for cut in crop_clip(list(frames), crop, size=size) if cut.image is not None]
+        if not found:
+            return None
+        frames = torch.stack(found)
+    return resize_tensor(frames, size)
 
 
 def footage(records: Sequence[Record]) -> list[Footage]:
@@ -162,6 +167,9 @@ class VideoClips(Dataset[Faces]):
             number, chosen = self.tests[index]
             video = self.videos[number]
         ((_, clip),) = video.clips([chosen], self.size, self.crop)
+        if clip is None:
+            where = printable(str(video.path)) + ("" if is_still(video) else f", frames {chosen[0]}-{chosen[-1]}")
+            raise BadInput(f"{where}: no face found: leave it out, or crop faces beforehand and use --crop none")
         if len(clip) < self.sampling.frames:
             clip = still_clips(clip[:1], self.sampling.frames, self.size)[0]
         return self._sample(video, self._augmented(clip) if self.training else clip)
@@ -177,6 +185,10 @@ class VideoClips(Dataset[Faces]):
         label = -1 if video.label is None else video.label
         known: Any = video.attributes
         return Faces(clip, label, video.group, video.kind, str(video.path), None, video.name, known)
+
+    def still(self) -> VideoClips:
+        """The same videos by the clips that they are tested by: nothing is drawn. Samples have other numbers."""
+        return VideoClips(self.videos, self.sampling, self.size, crop=self.crop)
 
     def manifest(self, description: str) -> dict[str, Any]:
         """Groups and file hashes, for the check that test data were not trained on."""

@@ -24,7 +24,7 @@ from mien.data.splits import split_by_group
 from mien.errors import BadInput
 from mien.forensics.data import Faces
 from mien.forensics.edits.rings import draw_lists, edit_faces, encoded
-from mien.forensics.opening import EMBEDDED, OpenedData, layout_of, open_test, open_training, read_people
+from mien.forensics.opening import EMBEDDED, OpenedData, faces_to_forge, layout_in, open_test, open_training
 from mien.forensics.people import People
 from mien.forensics.readers.seq_deepfake import LONGEST, Edits, seq_deepfake_edits
 from mien.nn.grey import grey
@@ -197,17 +197,20 @@ def has_originals(data: Dataset[Any]) -> bool:
 
 # --- from a folder of a user's --------------------------------------------------------------------------------
 def open_edits(source: str, detector: MMNet, options: DataOptions) -> OpenedData:
-    """Training and validation data. Without lists of edits, real and forged images as all detectors get them."""
-    layout, size, colour = _layout(source, options), detector.image_size, detector.jitter
-    if layout == "seq-deepfake":
+    """Training and validation data. Without lists of edits, real and forged images as all detectors get them.
+
+    Faces without labels are edited, be they people's folders or a table. Validation data of one class are left out.
+    """
+    size, colour = detector.image_size, detector.jitter
+    if _is_seq_deepfake(source, options):
         train = seq_deepfake_edits(source, "train", part=detector.vocabulary)
         held = seq_deepfake_edits(source, "val", part=detector.vocabulary) if options.validation else []
-        validation = EditRecords(held, size) if held else None
+        validation = EditRecords(held, size) if len({edit.record.label for edit in held}) == 2 else None
         manifest = _manifest([edit.record for edit in (*train, *held)], source, "train and val")
         return OpenedData(EditRecords(train, size, training=True, colour=colour), validation, manifest)
-    if layout != "people":
+    people, held_people = _people(source, detector, options, test=False), None
+    if people is None:
         return open_training(source, size, options)
-    people, held_people = _made(source, detector, options, test=False), None
     manifest = people.manifest
     if options.validation:
         shares = (1 - options.validation, options.validation)
@@ -220,29 +223,30 @@ def open_edits(source: str, detector: MMNet, options: DataOptions) -> OpenedData
 
 def open_edits_test(source: str, detector: MMNet, options: DataOptions) -> TestData:
     """Test data: everything in `source`, of Seq-DeepFake its test split, for "embedded" the people never trained on."""
-    layout, size = _layout(source, options), detector.image_size
-    if layout == "seq-deepfake":
+    size = detector.image_size
+    if _is_seq_deepfake(source, options):
         found = seq_deepfake_edits(source, "test", part=detector.vocabulary)
         return TestData(EditRecords(found, size), _manifest([edit.record for edit in found], source, "test"))
-    if layout != "people":
+    people = _people(source, detector, options, test=True)
+    if people is None:
         return open_test(source, size, options)
-    people = _made(source, detector, options, test=True)
     return TestData(EditedFrames(people, size, seed=options.seed), people.manifest)
 
 
-def _layout(source: str, options: DataOptions) -> str:
-    if source == EMBEDDED:
-        return "people"
-    return options.kind if options.kind != "auto" else layout_of(source)
+def _is_seq_deepfake(source: str, options: DataOptions) -> bool:
+    return source != EMBEDDED and layout_in(source, options) == "seq-deepfake"
 
 
-def _made(source: str, detector: MMNet, options: DataOptions, *, test: bool) -> People:
+def _people(source: str, detector: MMNet, options: DataOptions, *, test: bool) -> People | None:
+    """The faces that are edited; None where the data say themselves what is forged."""
+    people = faces_to_forge(source, options, test=test)
+    if people is None:
+        return None
     if detector.vocabulary != "components":
         raise BadInput(
             f"vocabulary is {detector.vocabulary!r} and {source} holds faces without edits: the edits that are made "
             "from faces are those of components; attributes need Seq-DeepFake"
         )
-    people = read_people(source, options, test=test)
     about = people.manifest["description"].replace("forgeries made from", "faces edited step by step, made from")
     return replace(people, manifest={**people.manifest, "description": about})
 

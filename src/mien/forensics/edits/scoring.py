@@ -66,14 +66,17 @@ class Measured:
 
 @torch.no_grad()
 def measure(method: MMNet, data: Dataset[Any], batch_size: int = 64) -> Measured:
-    """Read every face of a data set, and recover those that were edited; nothing where lists are not known."""
+    """Read every face of a data set, and recover those that were edited.
+
+    Nothing where lists are not known, or the method was never taught any.
+    """
     nothing = np.zeros((0, LONGEST), dtype=np.int64)
     found = Measured(nothing, nothing)
     parts: tuple[list[Lists], list[Lists]] = ([nothing], [nothing])
     with modes_kept(method):
         method.eval()
         for batch in evaluation_loader(data, batch_size, device=method.device):
-            if getattr(batch, "sequence", None) is None:
+            if getattr(batch, "sequence", None) is None or not bool(method.lists_taught):
                 break
             read = method.detector(batch.image)
             sequence = method.detector.sequences(read)

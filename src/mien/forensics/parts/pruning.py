@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.data import Dataset, Subset
 
 from mien.data.attributes import column_of
@@ -40,7 +41,7 @@ def spread(means: Mapping[str, Tensor]) -> Tensor:
     Args:
         means: Group -> mean_g, (C, ...).
     """
-    norms = torch.stack([mean.double().flatten(1).norm(dim=1) for mean in means.values()])
+    norms = torch.stack([mean.cpu().double().flatten(1).norm(dim=1) for mean in means.values()])
     return norms.std(dim=0, correction=0)
 
 
@@ -57,10 +58,10 @@ def importance(
     """
     if pruning == "random":
         return torch.rand(weight.shape, generator=generator, dtype=torch.float64)
-    size = weight.detach().abs().double().cpu()
+    size = weight.detach().abs().cpu().double()  # on the CPU: there are devices without float64 (MPS)
     if pruning == "weight":
         return size
-    channel = b.double().cpu().reshape(-1, *[1] * (weight.ndim - 1))
+    channel = b.cpu().double().reshape(-1, *[1] * (weight.ndim - 1))
     top = size if pruning == "bpfa" else torch.ones_like(size)
     return torch.where(channel > 0, top / channel, torch.inf).to(b.dtype)
 
@@ -120,7 +121,7 @@ class Means:
 
     def _hook(self, name: str, group: str) -> Any:
         def note(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            total = output.detach().double().sum(dim=0)
+            total = output.detach().cpu().double().sum(dim=0)
             mean = self.means.setdefault(name, {}).get(group, torch.zeros_like(total))
             if mean.shape != total.shape:
                 raise BadInput(
@@ -150,70 +151,97 @@ def calibrate(detector: Detector, data: Dataset[Any], group_by: str | None, *, b
         batch_size: Images per pass.
 
     Raises:
-        BadInput: No such attribute, or real images of fewer than two groups.
+        BadInput: No such attribute, real images of fewer than two groups, or a group without any.
     """
     data = unaugmented(data)
-    rows = real_images_by_group(data, group_by)
+    return mean_maps(detector, data, real_images(groups_and_reals(data, group_by)), batch_size=batch_size)
+
+
+def mean_maps(
+    detector: Detector, data: Dataset[Any], rows: Mapping[str, Sequence[int]], *, batch_size: int = 64
+) -> Calibration:
+    """`calibrate` on images that are known already: `rows` holds the real ones of every group."""
     means = Means(detector)
     with modes_kept(detector), torch.no_grad(), kept_generators():
         detector.eval()
         for group in sorted(rows):
-            part: Dataset[Any] = Subset(data, rows[group])
+            part = unaugmented(Subset(data, rows[group]))
             for batch in evaluation_loader(part, batch_size, device=detector.device):
                 with means.watching(group, len(batch.image)):
                     detector.predict(batch)
     return means.calibration()
 
 
-def _labels_and_attributes(data: Any) -> Sequence[tuple[int | None, Mapping[str, str]]]:
-    """Label and attributes of every sample, without opening images where the data set knows them."""
+def _known(data: Any, rows: Sequence[int]) -> list[tuple[int | None, Mapping[str, str]]]:
+    """Label and attributes of some samples, without opening images where the data set knows them."""
     if isinstance(data, Subset):
-        whole = _labels_and_attributes(data.dataset)
-        return [whole[i] for i in data.indices]
+        return _known(data.dataset, [data.indices[i] for i in rows])
     labels, records = getattr(data, "label", None), getattr(data, "records", None)
     if isinstance(labels, Tensor):
-        known = getattr(data, "attributes", None) or [{}] * len(labels)
-        return list(zip(labels.tolist(), known, strict=True))
+        attributes = getattr(data, "attributes", None) or [{}] * len(labels)
+        return [(int(labels[i]), attributes[i]) for i in rows]
     if records is not None:
-        return [(record.label, dict(record.attributes)) for record in records]
+        return [(records[i].label, dict(records[i].attributes)) for i in rows]
     with kept_generators():
-        samples = (data[i] for i in range(len(data)))
+        samples = (data[i] for i in rows)
         return [(int(sample.label), sample.attributes) for sample in samples]
 
 
-def group_values(data: Dataset[Any], group_by: str | None) -> list[str]:
-    """The group of every sample. Raises BadInput where the data do not say."""
-    return [known[column_of(tuple(known), group_by)] for _, known in _labels_and_attributes(data)]
+def names_groups(data: Any) -> bool:
+    """Whether the data say anything about who is seen: the first sample tells."""
+    return bool(_known(data, [0])[0][1])
 
 
-def real_images_by_group(data: Dataset[Any], group_by: str | None) -> dict[str, list[int]]:
-    """Indices of the real images of each group. Raises BadInput where there are fewer than two groups."""
-    rows: dict[str, list[int]] = {}
-    for index, (group, (label, _)) in enumerate(
-        zip(group_values(data, group_by), _labels_and_attributes(data), strict=True)
-    ):
-        if label == 0:
-            rows.setdefault(group, []).append(index)
-    if len(rows) < 2:
-        found = ", ".join(rows) or "none"
-        raise BadInput(f"calibration needs real images of two groups or more: found {found}")
-    return rows
+def groups_and_reals(data: Any, group_by: str | None) -> list[tuple[str, bool]]:
+    """The group of every sample, and whether it is real. Raises BadInput where the data do not say."""
+    return [(known[column_of(tuple(known), group_by)], label == 0) for label, known in _known(data, range(len(data)))]
+
+
+def real_images(seen: Sequence[tuple[str, bool]], rows: Sequence[int] | None = None) -> dict[str, list[int]]:
+    """Which images each group is calibrated on.
+
+    Args:
+        seen: Group of every sample, and whether it is real.
+        rows: The samples that are kept apart to calibrate on; None for all.
+
+    Raises:
+        BadInput: Fewer than two groups have a real image there, or some group of `seen` has none: its activations
+            would be missing in b_c, and nobody would be told.
+    """
+    found: dict[str, list[int]] = {}
+    for row in range(len(seen)) if rows is None else rows:
+        group, real = seen[row]
+        if real:
+            found.setdefault(group, []).append(row)
+    shown = ", ".join(sorted(found)) or "none"
+    if len(found) < 2:
+        raise BadInput(f"calibration needs real images of two groups or more: found {shown}")
+    missing = sorted({group for group, _ in seen} - found.keys())
+    if missing:
+        raise BadInput(
+            f"no real image of {', '.join(missing)} is kept apart to calibrate on, only of {shown}: keep a larger "
+            "share apart, or leave the group out of the data"
+        )
+    return found
 
 
 def unaugmented(data: Any) -> Any:
-    """The data set without random windows and mirroring: calibration is no place for chance."""
+    """The data set without random windows and mirroring: calibration is no place for chance.
+
+    Raises:
+        BadInput: A part of clips made for training; those that are tested have other numbers.
+    """
     if isinstance(data, Subset):
+        if getattr(data.dataset, "training", False) and hasattr(data.dataset, "still"):
+            raise BadInput("a Subset of clips made for training cannot be calibrated on: make them with training=False")
         return Subset(unaugmented(data.dataset), data.indices)
-    still = copy.copy(data)
+    if hasattr(data, "still"):
+        return data.still()
+    copied = copy.copy(data)
     for name in ("training", "flip", "seeded"):
-        if getattr(still, name, False):
-            setattr(still, name, False)
-    return still
-
-
-def names_groups(data: Any) -> bool:
-    """Whether the data say anything about who is seen."""
-    return bool(_labels_and_attributes(data)[0][1])
+        if getattr(copied, name, False):
+            setattr(copied, name, False)
+    return copied
 
 
 # --- pruning ------------------------------------------------------------------------------------------------------
@@ -235,7 +263,8 @@ def prune_(
         seed: Of "random".
 
     Raises:
-        BadInput: `rho` is out of range, `pruning` unknown, or a name is no convolution of the network.
+        BadInput: `rho` is out of range, `pruning` unknown, a name is no convolution of the network, or the weights of
+            one are computed from others and do not stay zero. Layers before it are pruned by then.
     """
     check(rho, pruning)
     modules = dict(module.named_modules())
@@ -246,10 +275,27 @@ def prune_(
             raise BadInput(f"{name!r} is no convolution of {len(b)} channels of this network: calibrate it itself")
         generator = torch.Generator().manual_seed(stable_seed(seed, "prune", name))
         indices = lowest(importance(layer.weight, b, pruning, generator), rho)
-        with torch.no_grad():
-            layer.weight[torch.unravel_index(indices.to(layer.weight.device), layer.weight.shape)] = 0.0
+        _zero(layer, indices, name)
         zeroed[name] = len(indices)
     return zeroed
+
+
+def _zero(layer: nn.Module, indices: Tensor, name: str) -> None:
+    """Set weights of a convolution to zero, through its parametrisation where it has one."""
+    with torch.no_grad():
+        wanted = layer.weight.clone()  # type: ignore[operator]
+        wanted[torch.unravel_index(indices.to(wanted.device), wanted.shape)] = 0.0
+        if isinstance(layer.weight, nn.Parameter):
+            layer.weight.copy_(wanted)
+        elif is_parametrized(layer, "weight"):
+            with suppress(RuntimeError, ValueError):  # it has no inverse, or none for this; the weights tell
+                layer.weight = wanted
+        # a hundredth, since a spectral norm rescales what is left; without atol zeros are told from almost zeros
+        if not torch.allclose(layer.weight, wanted, rtol=1e-2, atol=0):  # type: ignore[arg-type]
+            raise BadInput(
+                f"the weights of convolution {name!r} are computed from others and do not become zero: remove its "
+                "parametrisation or norm first (torch.nn.utils.parametrize.remove_parametrizations)"
+            )
 
 
 def check(rho: float, pruning: str) -> None:

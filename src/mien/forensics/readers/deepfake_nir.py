@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mien.data.folders import Record
-from mien.data.listing import list_images, natural_key
+from mien.data.listing import is_image_file, natural_key, printable
 from mien.data.video import is_video_file
-from mien.forensics.readers.frame_folders import check_split, frame_records, no_data, root_folder
+from mien.errors import BadInput
+from mien.forensics.readers.frame_folders import check_split, no_data, root_folder
 
 NAME = "DeepfakeNIR"
 SUBJECTS_PER_GROUP, GROUPS, TRAINING_GROUPS = 10, 6, 4
@@ -28,12 +29,13 @@ def deepfake_nir(folder: str | os.PathLike[str], split: str = "train") -> list[R
     never split is the subject who is seen.
 
     Args:
-        folder: Holds the folders of subjects at any depth, archives unpacked; clips are video files or folders of
-            frames. Folders whose name says perturbed or distorted are the other half of the set.
+        folder: Holds the folders of subjects at any depth, archives unpacked. Clips lie at any depth below them: video
+            files, and the images of a folder. Folders whose name says perturbed or distorted are the other half of the
+            set.
         split: train, test, or all (then no forgery is left out).
 
     Raises:
-        BadInput: What is missing, where to get it and how it must lie.
+        BadInput: What is missing, where to get it and how it must lie; a folder of a subject that holds nothing.
     """
     return _records(folder, split, perturbed=False)
 
@@ -53,17 +55,19 @@ def _records(folder: str | os.PathLike[str], split: str, *, perturbed: bool) -> 
     check_split(split, ("train", "test", "all"))
     root = root_folder(folder, NAME)
     records: list[Record] = []
-    for place in sorted(_folders(root, 6), key=natural_key):
-        match = _SUBJECT.fullmatch(place.name)
-        if match is None or _is_perturbed(place.relative_to(root)) != perturbed:
+    for place in sorted(_folders(root), key=natural_key):
+        inner = place.relative_to(root)
+        match = next((m for part in reversed(inner.parts) if (m := _SUBJECT.fullmatch(part))), None)
+        if match is None or _is_perturbed(inner) != perturbed:
             continue
         donor, target = (int(match.group(1)), int(match.group(2))) if match.group(2) else (None, int(match.group(1)))
         if split != "all" and (_side(target) != split or (donor is not None and _side(donor) != split)):
             continue
         label, kind = (0, "real") if donor is None else (1, "DeepFaceLab")
-        for clip in _clips(place):
+        for clip, files in _clips(place):
             key = f"deepfake-nir/{clip.relative_to(root).as_posix()}"
-            records += frame_records(clip, label, f"deepfake-nir/sub{target}", kind, key)
+            group = f"deepfake-nir/sub{target}"
+            records += [Record(path, label, group, kind, i, key) for i, path in enumerate(files)]
     if not records:
         half = "perturbed clips" if perturbed else "clips"
         raise no_data(NAME, f"no {half} of split {split} in {root}")
@@ -79,15 +83,21 @@ def _is_perturbed(place: Path) -> bool:
     return any(word in part.lower() for part in place.parts for word in _PERTURBED)
 
 
-def _clips(place: Path) -> list[Path]:
-    """Video files, and folders of frames; frames that lie in the subject's folder itself are one clip."""
-    inside = sorted((p for p in place.iterdir() if not p.name.startswith(".")), key=natural_key)
-    found = [p for p in inside if is_video_file(p) or (p.is_dir() and not _SUBJECT.fullmatch(p.name))]
-    return found if found or not list_images(place) else [place]
+def _clips(place: Path) -> list[tuple[Path, list[Path]]]:
+    """The clips that lie in a folder itself, with their files: its images are one, every video file is one."""
+    inside = sorted(place.iterdir(), key=natural_key)
+    frames = [path for path in inside if is_image_file(path)]
+    found = [(place, frames)] if frames else []
+    found += [(path, [path]) for path in inside if is_video_file(path)]
+    if not found and not any(_folders(place, 1)):
+        raise BadInput(f"{NAME}: {printable(str(place))} holds neither images nor videos: fill it, or take it away")
+    return found
 
 
-def _folders(folder: Path, depth: int) -> Iterator[Path]:
+def _folders(folder: Path, depth: int = -1) -> Iterator[Path]:
+    """The folders below, hidden ones left out; to any depth, or so many levels. A link to a folder above ends it."""
+    above = {folder.resolve(), *folder.resolve().parents} if depth else set()
     for entry in folder.iterdir() if depth else ():
-        if entry.is_dir() and not entry.name.startswith("."):
+        if entry.is_dir() and not entry.name.startswith(".") and entry.resolve() not in above:
             yield entry
             yield from _folders(entry, depth - 1)
