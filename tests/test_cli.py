@@ -91,6 +91,12 @@ def test_an_unknown_verb_suggests_the_nearest(capsys):
         (BadInput("data is 'x':\n  use a folder"), 2, "mien: data is 'x': use a folder"),
         (TrainingStopped("loss 'ce' is nan"), 2, "mien: loss 'ce' is nan"),
         (OSError(28, "No space left on device", "run/x"), 2, "mien: [Errno 28] No space left on device: 'run/x'"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 120000000000 bytes."),
+            2,
+            "mien: not enough memory for this: use smaller images or batches (DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 120000000000 bytes.)",
+        ),
         (KeyboardInterrupt(), 130, "mien: interrupted"),
         (KeyboardInterrupt("interrupted: saved"), 130, "mien: interrupted: saved"),
         (KeyError("oops"), 1, "mien: unexpected KeyError: 'oops' (a fault in mien; MIEN_DEBUG=1 shows where)"),

@@ -38,11 +38,13 @@ class Item:
         name: What its row is called.
         source: A path, or the image itself.
         unit: The folder that it is a frame of, or "".
+        frames: Of a clip, which frames of the unit it holds.
     """
 
     name: str
     source: Any
     unit: str = ""
+    frames: tuple[int, ...] = ()
 
 
 def items_of(inputs: Sequence[Any]) -> list[Item]:

@@ -42,8 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:  # no right to read, a full disk: the system's own words name the file
             return _say(str(error), BAD_INPUT)
         except Exception as error:  # noqa: BLE001 - the last resort: people get a line, not a traceback
+            if _is_out_of_memory(error):
+                return _say(f"not enough memory for this: use smaller images or batches ({error})", BAD_INPUT)
             text = f"unexpected {type(error).__name__}: {error} (a fault in mien; MIEN_DEBUG=1 shows where)"
             return _say(text, FAILED)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was asked for that there is not; torch's own class for it is of GPUs only."""
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in str(error)
 
 
 def _run(words: list[str]) -> int:

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mien.errors import BadInput
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
@@ -62,6 +64,14 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all. NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """What `write_json` wrote. Raises BadInput for a file that cannot be read or is no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read ({error}): remove it, and it is made again") from error
 
 
 def file_in(path: Path, pattern: str) -> Path | None:

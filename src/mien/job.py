@@ -216,7 +216,8 @@ def next_run_folder(method: str, parent: str | Path = "runs") -> Path:
     return Path(parent) / f"{method}-{number:03d}"
 
 
-def with_device(job: Job, device: str | None, threads: int | None) -> Job:
-    """The job on another device or with other threads; those may change when a run is resumed."""
-    settings = job.settings if device is None else replace(job.settings, device=device)
+def resumed(job: Job, device: str | None, threads: int | None, monitor: str | None) -> Job:
+    """The job with what may change when a run is resumed: device, threads, and the metric that picks the best."""
+    changes: dict[str, Any] = {"device": device, "monitor": monitor}
+    settings = replace(job.settings, **{name: value for name, value in changes.items() if value is not None})
     return replace(job, settings=settings, threads=job.threads if threads is None else threads)

@@ -90,6 +90,13 @@ class Using:
     max_steps: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("workers", 0), ("every", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise BadInput(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise BadInput(f"max_steps is {self.max_steps}: it must be at least 1")
+
 
 @dataclass(frozen=True)
 class Preset:

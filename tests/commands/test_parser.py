@@ -34,7 +34,7 @@ def test_dashes_and_underscores_are_the_same(parser):
         (["--max-steps", "1.5"], "'1.5' is not a whole number"),
         (["--max-steps"], "expected one argument"),
         (["--kind", "c"], "invalid choice: 'c'"),
-        (["--seed", "x"], "invalid int value: 'x'"),
+        (["--seed", "x"], "'x' is not a whole number of at least 0"),
     ],
 )
 def test_errors_are_bad_input_with_one_line(parser, words, message):

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from mien.cli import main
 from mien.commands._schema import parse, training_parser
 from mien.errors import BadInput
-from mien.job import preset_of
+from mien.job import preset_of, read_job, resumed
 from toy_world import PLUGIN, write_points
 
 
@@ -223,6 +224,30 @@ def test_ctrl_c_saves_and_resume_gives_the_same_weights(points, here, capsys):
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert all(torch.equal(value, found[name]) for name, value in weights(here / "whole").items())
+
+
+def test_what_fails_before_the_first_step_leaves_no_run(points, here, monkeypatch, capsys):
+    def no_memory(*_):
+        raise RuntimeError("can't allocate memory")
+
+    words = ["train", "toy-points", "--data", points, "--max-steps", "2", "--out", "run"]
+    with monkeypatch.context() as broken:
+        broken.setattr("mien.engine.loop._Loop._update", no_memory)
+        assert main(words) == 2
+    assert list(here.iterdir()) == []
+    assert "not enough memory" in capsys.readouterr().err
+    assert main(words) == 0
+    before = weights(here / "run")
+    assert main(words) == 2, "a run that is there is not overwritten"
+    assert torch.equal(weights(here / "run")["network.0.weight"], before["network.0.weight"])
+
+
+def test_a_resume_may_pick_the_best_by_another_metric(points, here):
+    assert main(["train", "toy-points", "--data", points, "--max-steps", "2", "--monitor", "foo", "--out", "run"]) == 0
+    job = read_job(here / "run")
+    assert resumed(job, None, None, "auc").settings == replace(job.settings, monitor="auc")
+    assert resumed(job, "cpu", 3, None) == replace(job, settings=replace(job.settings, device="cpu"), threads=3)
+    assert main(["train", "--resume", "run", "--monitor", "auc"]) == 0
 
 
 def test_resume_of_a_finished_run_changes_nothing(points, here):

@@ -338,6 +338,16 @@ def test_bad_input_is_one_line(arguments, wanted, capsys, tmp_path):
     assert "\n" not in error
 
 
+def test_a_broken_piece_is_named(people, few, tmp_path):
+    arena(plan_of(people), tmp_path, say=lambda line: None)
+    piece = pieces_of(plan_of(people), Entrant("plain", 1), tmp_path / "arena-persons-rehearsal.pieces")[CLEAN]
+    piece.write_text("{")
+    with pytest.raises(BadInput, match=piece.name):
+        arena(plan_of(people), tmp_path, say=lambda line: None)
+    piece.unlink()
+    arena(plan_of(people), tmp_path, say=lambda line: None)
+
+
 def test_pieces_of_another_plan_are_refused(people, held):
     with pytest.raises(BadInput, match="another arena"):
         arena(plan_of(people, seed=1), held[1], say=lambda line: None)

@@ -262,6 +262,22 @@ def test_data_that_say_nothing_about_people_are_refused(tmp_path):
         mien.audit(trained(tmp_path), tmp_path / "d")
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (b"file;race\na.png;x\n", r"labels\.csv: the first line must name one column of images .* it holds file;race"),
+        (b"file,race\na.png,\xff\n", r"labels\.csv: cannot be read as a UTF-8 table"),
+    ],
+)
+def test_a_table_that_cannot_be_used_says_why(tmp_path, table, message):
+    folder = tmp_path / "d"
+    folder.mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "a.png")
+    (folder / "labels.csv").write_bytes(table)
+    with pytest.raises(BadInput, match=message):
+        mien.audit(trained(tmp_path), folder)
+
+
 # --- from elsewhere -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("reading", "output", "expected"),

@@ -197,6 +197,9 @@ def test_train_evaluate_and_predict(faces, kind, tmp_path, capsys):
     assert main(["predict", str(run), str(place), "--crop", "none", "--out", str(out)]) == 0
     rows = list(csv.DictReader((out / "predictions.csv").open()))
     assert [row["path"].removeprefix(str(place)) for row in rows] == [", frames 0-7", ", frames 8-15", ""]
+    assert [row["frames"] for row in rows] == ["8", "8", "16"]
+    (out / "evidence-00007-old.png").write_bytes(b"of an earlier prediction")
+    assert main(["predict", str(run), str(place), "--crop", "none", "--out", str(out)]) == 0
     scores = [float(row["score"]) for row in rows]
     assert scores[2] == pytest.approx(sum(scores[:2]) / 2, abs=2e-6)  # the mean of probabilities
     assert len(list(out.glob("*.png"))) == 2

@@ -130,6 +130,11 @@ def test_paired_difference_cancels_what_both_share():
     assert (back.low, back.high) == pytest.approx((-paired.high, -paired.low))
 
 
+def test_few_groups_do_not_say_more_than_that_they_agree():
+    labels, scores, names = people(groups=4, each=20, seed=5)
+    assert paired_difference("brier", labels, scores, 0.2 + 0.6 * labels, names).p == 2.0**-3
+
+
 @pytest.mark.parametrize("metric", sorted(METRICS))
 def test_every_named_metric_has_an_interval_around_it(metric):
     labels, scores, names = people(groups=15, each=8)

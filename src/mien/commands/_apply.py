@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import Any
 
-from mien.commands._parser import COMPUTE_DEVICES, add_run_options, positive
+from mien.commands._parser import COMPUTE_DEVICES, add_run_options, natural, positive
 
 WEIGHTS = "a run folder, a saved folder, or a method that comes with weights (mien info NAME says whether)"
 
@@ -21,7 +21,7 @@ def add_apply_options(parser: argparse.ArgumentParser, *, out: str, device: str 
     parser.add_argument("--source", metavar="DIR", help="labelled training data, for a mode that adapts to the test")
     parser.add_argument("--precision", default="32", help="32, bf16 or fp16")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images per batch")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that load images")
+    parser.add_argument("--workers", type=natural, default=0, metavar="N", help="processes that load images")
     parser.add_argument("--dry-run", action="store_true", help="a couple of batches, then an estimate of the whole")
 
 

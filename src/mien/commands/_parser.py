@@ -89,18 +89,27 @@ def add_run_options(parser: argparse.ArgumentParser, *, out: str, device: str = 
     group.add_argument("--out", metavar="DIR", help=out)
     group.add_argument("--device", default="auto", help=device)
     group.add_argument("--threads", type=positive, metavar="N", help="CPU threads (as torch chooses)")
-    group.add_argument("--seed", type=int, default=0, help="whatever is drawn follows from it")
+    group.add_argument("--seed", type=natural, default=0, help="whatever is drawn follows from it")
     group.add_argument("--max-steps", type=positive, metavar="N", help="at most so many batches")
 
 
 def positive(text: str) -> int:
     """An integer of at least 1, for argparse."""
+    return _whole(text, 1)
+
+
+def natural(text: str) -> int:
+    """An integer of at least 0, for argparse."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return value
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mien.catalog import ARENAS, FAMILIES, load_object
-from mien.commands._parser import Parser, positive
+from mien.commands._parser import Parser, natural, positive
 from mien.errors import BadInput, unknown_name
 
 OUTSIDE = "a saved folder of a detector to test beside them, not trained here; may be repeated"
@@ -24,7 +24,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--train-faces", type=positive, default=1000, metavar="N", help="most faces to train on")
     parser.add_argument("--test-faces", type=positive, default=400, metavar="N", help="most faces to test on")
     parser.add_argument("--strict", action="store_true", help="refuse forgeries that thumbnails betray")
-    parser.add_argument("--seed", type=int, default=0, help="everything that is drawn follows from it")
+    parser.add_argument("--seed", type=natural, default=0, help="everything that is drawn follows from it")
     parser.add_argument("--max-steps", type=positive, metavar="N", help="a smaller budget, to try it out")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="methods at the same time")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads of each")
@@ -35,8 +35,6 @@ def run(arguments: list[str]) -> int:
         raise unknown_name("family", given.family, FAMILIES)
     if given.data != "embedded" and not Path(given.data).exists():
         raise BadInput(f"--data: {given.data} does not exist: give a folder, or 'embedded'")
-    if given.seed < 0:
-        raise BadInput(f"--seed is {given.seed}: it must be 0 or more")
     for folder in given.outside:
         if not Path(folder).is_dir():
             raise BadInput(f"--with: {folder} is no folder: give one that holds a saved detector")

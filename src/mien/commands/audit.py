@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.commands._apply import say
-from mien.commands._parser import Parser, add_run_options, positive, set_threads
+from mien.commands._parser import Parser, add_run_options, natural, positive, set_threads
 
 PRUNINGS = ("bpfa", "weight", "activation", "random")
 
@@ -30,12 +30,12 @@ def run(arguments: list[str]) -> int:
         "--per-group", type=positive, default=200, metavar="N", help="faces of a group that forgeries are made from"
     )
     parser.add_argument("--threshold", type=float, default=0.5, metavar="X", help="score from which on it says forged")
-    parser.add_argument("--small", type=int, default=30, metavar="N", help="cells with fewer images are flagged")
+    parser.add_argument("--small", type=natural, default=30, metavar="N", help="cells with fewer images are flagged")
     parser.add_argument(
         "--allow-same-names", action="store_true", help="persons who are called as in training are different ones"
     )
     parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images per batch")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that load images")
+    parser.add_argument("--workers", type=natural, default=0, metavar="N", help="processes that load images")
     add_run_options(parser, out="audit.json and report.html (default: WEIGHTS/audit, or NAME-audit beside a file)")
     _foreign_options(parser)
     _pruning_options(parser)

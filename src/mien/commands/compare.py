@@ -8,7 +8,7 @@ from collections.abc import Collection, Set
 from pathlib import Path
 from typing import Any
 
-from mien.commands._parser import Parser
+from mien.commands._parser import Parser, natural
 from mien.errors import BadInput, unknown_name
 from mien.files import write_json
 
@@ -20,7 +20,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("second", metavar="RUN", help="the run to compare with it")
     parser.add_argument("--metric", help="the metric (default: all that both runs have)")
     parser.add_argument("--out", metavar="FILE", help="also write the result as JSON")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--seed", type=natural, default=0, help="of the bootstrap")
     given = parser.read(arguments)
     result = compare(read_evaluation(given.first), read_evaluation(given.second), given.metric, given.seed)
     print(f"second minus first on {result['items']} items of {result['groups']} groups")
@@ -83,6 +83,7 @@ def compare(first: dict[str, Any], second: dict[str, Any], metric: str | None, s
             raise BadInput(f"the runs give the same items another {field}: evaluate both on the same data")
     pairs = [(one[name], two[name]) for name in names]
     reported = first.get("metrics", {}).keys() & second.get("metrics", {}).keys()
+    prefix = "video_" if str(first.get("primary", "")).startswith("video_") else ""  # what the items are
     groups = [item["group"] for item, _ in pairs]
     return {
         "items": len(names),
@@ -90,7 +91,7 @@ def compare(first: dict[str, Any], second: dict[str, Any], metric: str | None, s
         "differences": (
             _means(pairs, groups, metric, first.get("lower_is_better", ()), seed)
             if "values" in pairs[0][0]
-            else _binary(pairs, groups, metric, reported, seed)
+            else _binary(pairs, groups, metric, reported, prefix, seed)
         ),
     }
 
@@ -117,23 +118,27 @@ def _means(pairs: Pairs, groups: list[str], metric: str | None, lower: Collectio
     return result
 
 
-def _binary(pairs: Pairs, groups: list[str], metric: str | None, reported: Set[str], seed: int) -> dict[str, Any]:
-    """Differences of metrics of labels and scores."""
+def _binary(
+    pairs: Pairs, groups: list[str], metric: str | None, reported: Set[str], prefix: str, seed: int
+) -> dict[str, Any]:
+    """Differences of metrics of labels and scores, called as the evaluations call them."""
     from mien.metrics.binary import METRICS
     from mien.metrics.intervals import interval_json, metric_interval, paired_difference
 
-    if metric is not None and metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
-    chosen = [metric] if metric is not None else [name for name in METRICS if name in reported]
+    known = {prefix + name: name for name in METRICS}
+    if metric is not None and metric not in known:
+        raise unknown_name("metric", metric, known)
+    chosen = [metric] if metric is not None else [name for name in known if name in reported]
     if not chosen:
-        raise BadInput(f"the runs report no common metric: name one with --metric ({', '.join(METRICS)})")
+        raise BadInput(f"the runs report no common metric: name one with --metric ({', '.join(known)})")
     labels = [item["label"] for item, _ in pairs]
     scores = [[pair[side]["score"] for pair in pairs] for side in (0, 1)]
     differences = {}
-    for name in chosen:
+    for called in chosen:
+        name = known[called]
         found = paired_difference(name, labels, scores[0], scores[1], groups, seed=seed)
         values = [metric_interval(name, labels, side, groups, draws=1, seed=seed).value for side in scores]
-        differences[name] = {
+        differences[called] = {
             "first": values[0],
             "second": values[1],
             "difference": interval_json(found),
@@ -147,5 +152,9 @@ def _difference(found: dict[str, Any]) -> str:
     if low is None or high is None:
         return f"{value:+.3f} (one group only: no interval)"
     better = (low > 0) == found["higher_is_better"]
-    words = "no clear difference" if low <= 0 <= high else "the second is better" if better else "the first is better"
+    words = "the second is better" if better else "the first is better"
+    if low <= 0 <= high:
+        words = "no clear difference"
+    elif p is not None and p > 0.05:
+        words = "too few groups to tell"
     return f"{value:+.3f}  [{low:+.3f}, {high:+.3f}]  p {p:.2g}  {words}"

@@ -6,8 +6,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mien.commands._parser import Parser, positive
-from mien.errors import BadInput
+from mien.commands._parser import Parser, natural, positive
 
 SIZE = "--method.frequencies 4 --method.static log --method.dropout 0 --batch-size 16 --epochs 60"
 """A size of NAR-Former that learns some hundred networks in minutes on a CPU."""
@@ -21,11 +20,9 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--families", metavar="A,B", help="only these families (all ten)")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads of the runtime")
     parser.add_argument("--provider", default="CPUExecutionProvider", help="execution provider of onnxruntime")
-    parser.add_argument("--seed", type=int, default=0, help="the networks follow from it")
+    parser.add_argument("--seed", type=natural, default=0, help="the networks follow from it")
     parser.add_argument("--dry-run", action="store_true", help="time one network of each family, and estimate the rest")
     given = parser.read(arguments)
-    if given.seed < 0:
-        raise BadInput(f"--seed is {given.seed}: it must be 0 or more")
 
     from mien.architectures.measuring import FAMILIES, Plan, measure, rehearse, summary
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mien.commands._parser import Parser, positive, set_threads
+from mien.commands._parser import Parser, natural, positive, set_threads
 from mien.errors import BadInput
 
 if TYPE_CHECKING:
@@ -48,14 +48,12 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "--cost", type=int, default=17, metavar="N", help="logarithm of scrypt's N: each step doubles it"
     )
-    parser.add_argument("--seed", type=int, default=0, help="which sticker")
+    parser.add_argument("--seed", type=natural, default=0, help="which sticker")
     parser.add_argument("--dry-run", action="store_true", help="what would be protected, and how long it would take")
     add_key_options(parser)
     given = parser.read(arguments)
     set_threads(given.threads)
     out = _free(given.out, given.photo)
-    if given.seed < 0:
-        raise BadInput(f"--seed is {given.seed}: it must be 0 or more")
 
     import numpy as np
 

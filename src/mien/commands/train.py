@@ -12,7 +12,7 @@ from mien.errors import BadInput
 
 HELP = """usage: mien train METHOD --data DIR [options]
        mien train --config FILE
-       mien train --resume RUN [--device D] [--threads N]
+       mien train --resume RUN [--device D] [--threads N] [--monitor METRIC]
 
 Train a method on a folder of yours, or on generated samples with --data embedded. The run folder holds the
 configuration, metrics, checkpoints and weights.
@@ -112,19 +112,22 @@ def _train(name: str, values: dict[str, Any]) -> int:
 
 def _resume(words: list[str]) -> int:
     from mien.engine.run import LAST
-    from mien.job import read_job, with_device
+    from mien.job import read_job, resumed
 
     parser = Parser("train --resume", "Continue a run from its last checkpoint; method, data and settings are its own.")
     parser.add_argument("--resume", metavar="RUN", required=True, help="the run folder")
     parser.add_argument("--device", help="another device than the run began on")
     parser.add_argument("--threads", type=positive, metavar="N", help="other CPU threads than the run began with")
+    parser.add_argument(
+        "--monitor", metavar="METRIC", help="another metric to pick the best by than the run began with"
+    )
     given, extra = parser.parse_known_args(words)
     if extra:
         raise BadInput(f"--resume takes method, data and settings from the run: leave out {extra[0]!r}")
     out = Path(given.resume)
     if not out.is_dir():
         raise BadInput(f"{out} does not exist: --resume wants a run folder")
-    job = with_device(read_job(out), given.device, given.threads)
+    job = resumed(read_job(out), given.device, given.threads, given.monitor)
     set_threads(job.threads)
     if not (out / LAST).exists():
         print(f"{out} has no checkpoint yet: the run starts at its beginning")

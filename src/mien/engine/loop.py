@@ -61,17 +61,23 @@ def fit(
         The run.
 
     Raises:
-        BadInput: The data, the settings or the checkpoint do not fit.
+        BadInput: The data, the settings or the checkpoint do not fit. A new run that fails before its first update
+            leaves no folder.
         TrainingStopped: A loss is not finite, ranks disagree, or the disk is full. Earlier checkpoints are intact.
         KeyboardInterrupt: After the step was finished and saved.
     """
     settings = settings or Settings()
     run = Run(Path(out) if out is not None else None)
     ranks = open_ranks(settings)
+    training = None
     try:
         training = _Loop(method, as_training_data(data), schedule or Single(), settings, run, ranks, strategies)
         training.start(resume, origin)
         training.train()
+    except Exception:
+        if training is not None and training.at.step == 0:
+            run.discard()
+        raise
     finally:
         run.close()
         ranks.close()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import time
 from dataclasses import asdict
@@ -49,6 +50,7 @@ class Run:
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
+        self._created = False
         self._metrics: Any = None
         self._board: Any = None
 
@@ -68,10 +70,17 @@ class Run:
         if self.folder.exists() and (not self.folder.is_dir() or not all(map(_is_left_over, self.folder.iterdir()))):
             what = "a run: resume it" if (self.folder / "config.json").exists() else "something else: choose another"
             raise BadInput(f"{self.folder} already holds {what}, or give another --out")
+        self._created = True
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "manifest.json", {"format": FORMAT, **manifest})
         write_json(self.folder / "versions.json", versions())
         write_json(self.folder / "config.json", {"format": FORMAT, **config})  # last: it makes the folder a run
+
+    def discard(self) -> None:
+        """Remove the folder, if this run has made it: what was begun in vain must not be in the way of a next try."""
+        self.close()
+        if self.folder is not None and self._created:
+            shutil.rmtree(self.folder)
 
     def open_metrics(self, keep: int, tensorboard: bool, step: int) -> None:
         """Append to the metrics from byte `keep` on; what a killed process wrote after its checkpoint is cut."""

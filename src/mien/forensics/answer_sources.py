@@ -195,7 +195,8 @@ def _footage(method: ClipDetector, video: Footage, using: Using) -> Source:
 
     def loaded() -> Iterator[Loaded]:
         for number, clip in video.clips(clips, method.image_size, using.crop):
-            yield Item(_span(video.name, clips[number]), None, video.name), NO_FACE if clip is None else clip
+            item = Item(_span(video.name, clips[number]), None, video.name, tuple(clips[number]))
+            yield item, NO_FACE if clip is None else clip
 
     count = _clips_per_batch(method, using)
     sizes = [min(count, len(clips) - i) for i in range(0, len(clips), count)]

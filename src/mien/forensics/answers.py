@@ -39,45 +39,52 @@ def answer(method: Detector, inputs: Sequence[Any], out: Path | None, using: Usi
     missing = sources.items - sources.shown
     what = "clips" if method.frames else "images"
     left_out = (f"{missing} of {sources.items} {what} were left out",) if missing else ()
+    for old in [] if out is None else out.glob("evidence-[0-9][0-9][0-9][0-9][0-9]-*.png"):
+        old.unlink()  # of an earlier prediction, whose table is replaced, too
     rows = _rows(method, sources, out if using.pictures else None, using)
     return Answers(sources.rows, rows, (*LIMITS, *left_out))
 
 
 def _rows(method: Detector, batches: Iterable[list[Loaded]], out: Path | None, using: Using) -> Iterator[Row]:
-    frames = max(method.frames, 1)
-    folder = _Folder(method.pooling, frames=frames)
+    folder = _Folder(method.pooling)
     number = 0
     for batch in batches:
         scored = iter(_score(method, [image for _, image in batch if isinstance(image, Tensor)], using.device))
         for item, image in batch:
             if item.unit != folder.name:
                 yield from folder.close()
-                folder = _Folder(method.pooling, item.unit, frames)
+                folder = _Folder(method.pooling, item.unit)
             if isinstance(image, str):
                 yield Row(item.name, error=image)
                 continue
             answer = next(scored)
-            folder.scores.append(answer.score)
-            folder.columns = tuple(answer.columns)
+            folder.add(item, answer)
             picture = _picture(out, item, number, image, answer)
             number += 1
-            yield Row(item.name, _values(answer.score, frames, picture, answer.columns))
+            yield Row(item.name, _values(answer.score, len(set(item.frames)) or 1, picture, answer.columns))
     yield from folder.close()
 
 
 class _Folder:
-    """The scores of a folder's images, or of a video's frames or clips."""
+    """The scores of a folder's images, or of a video's frames or clips; clips may share frames."""
 
-    def __init__(self, pooling: Pooling, name: str = "", frames: int = 1) -> None:
-        self.pooling, self.name, self.frames = pooling, name, frames
+    def __init__(self, pooling: Pooling, name: str = "") -> None:
+        self.pooling, self.name = pooling, name
         self.scores: list[float] = []
+        self.frames: set[int] = set()
         self.columns: Sequence[str] = ()
+
+    def add(self, item: Item, answer: _Answer) -> None:
+        """One image, frame or clip more."""
+        self.frames.update(item.frames or [len(self.scores)])
+        self.scores.append(answer.score)
+        self.columns = tuple(answer.columns)
 
     def close(self) -> Iterator[Row]:
         """The folder's own row, if it is one."""
         if self.name and self.scores:
             score = video_score(np.array(self.scores), self.pooling)
-            yield Row(self.name, _values(score, self.frames * len(self.scores), None, dict.fromkeys(self.columns)))
+            yield Row(self.name, _values(score, len(self.frames), None, dict.fromkeys(self.columns)))
         elif self.name:
             yield Row(self.name, error="none of its images could be scored")
 

@@ -138,6 +138,8 @@ def _detector(method: Method) -> Detector:
 def _answering(method: Method, using: Using, evidence: bool = False) -> Iterator[Detector]:
     """The method in the mode and with the source that `using` names; both come back as they were."""
     detector = _detector(method)
+    if using.target is not None:
+        raise BadInput(f"target is {using.target!r}: {detector.name} gives one score, leave target out")
     before = {name: detector.__dict__.get(name) for name in ("mode", "evidence", "source")}
     if using.mode is not None and using.mode not in detector.modes:
         raise BadInput(f"mode is {using.mode!r}: {detector.name} knows {' and '.join(detector.modes)}")

@@ -230,7 +230,11 @@ def _items(values: ArrayLike, groups: ArrayLike) -> tuple[Array, NDArray[Any]]:
 
 
 def _with_p(difference: Statistic, names: NDArray[Any], draws: int, level: float, seed: int) -> Interval:
-    """The bootstrap interval of a difference, with the two-sided p value of "it is zero"."""
+    """The bootstrap interval of a difference, with the two-sided p value of "it is zero".
+
+    Of n groups, p is at least 2^(1 - n), that of a difference which all of them agree on: few groups do not say more,
+    however often they are drawn.
+    """
     seen: list[Array] = []
 
     def recorded(w: Array) -> Array:
@@ -242,7 +246,8 @@ def _with_p(difference: Statistic, names: NDArray[Any], draws: int, level: float
     drawn = drawn[np.isfinite(drawn)]
     p = None
     if len(drawn):
-        p = float(np.clip(2 * min((drawn <= 0).mean(), (drawn >= 0).mean()), 1 / len(drawn), 1.0))
+        least = max(1 / len(drawn), 2.0 ** (1 - interval.units))
+        p = float(np.clip(2 * min((drawn <= 0).mean(), (drawn >= 0).mean()), least, 1.0))
     return Interval(interval.value, interval.low, interval.high, level, interval.units, p, interval.undefined)
 
 

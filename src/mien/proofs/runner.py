@@ -8,7 +8,6 @@ t interval alone.
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import time
@@ -24,7 +23,7 @@ from typing import Any
 from mien.catalog import load_object
 from mien.engine.run import commit, versions
 from mien.errors import BadInput, TrainingStopped
-from mien.files import whole_file, write_json
+from mien.files import read_json, whole_file, write_json
 from mien.job import EMBEDDED
 from mien.metrics.intervals import Interval, holm, paired_t, verdict
 from mien.progress import Progress
@@ -112,7 +111,7 @@ def _check_pieces(plan: Plan, proof: Proof) -> None:
     plan.pieces.mkdir(parents=True, exist_ok=True)
     path = plan.pieces / "of.json"
     wanted = {"data": proof.about(plan.data), "max_steps": plan.max_steps, "variants": list(proof.variants)}
-    if path.exists() and json.loads(path.read_text()) != wanted:
+    if path.exists() and read_json(path) != wanted:
         raise BadInput(f"{plan.pieces} holds pieces of another experiment: remove that folder or give another --out")
     write_json(path, wanted)
 
@@ -123,7 +122,7 @@ def _piece(plan: Plan, variant: str, seed: int) -> Path:
 
 
 def _read(plan: Plan, variant: str, seed: int) -> Values:
-    return dict(json.loads(_piece(plan, variant, seed).read_text())["values"])
+    return dict(read_json(_piece(plan, variant, seed))["values"])
 
 
 def _cost_of(plan: Plan, variant: str) -> Path:
@@ -144,7 +143,7 @@ def _run_first(plan: Plan, proof: Proof) -> dict[str, dict[str, float]]:
                             f"variant {variant!r} of proof {proof.name!r}: its process died"
                         ) from error
                 progress.advance()
-    return {variant: dict(json.loads(_cost_of(plan, variant).read_text())) for variant in proof.variants}
+    return {variant: dict(read_json(_cost_of(plan, variant))) for variant in proof.variants}
 
 
 def run_alone(plan: Plan, variant: str) -> None:

@@ -12,7 +12,6 @@ that a killed arena goes on where it was: `pieces_of` names them, and `gather` m
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +28,7 @@ from mien.data.perturb import LEVELS
 from mien.engine import Settings, fit, load_weights
 from mien.engine.seeding import kept_generators, seed_all, stable_seed
 from mien.errors import BadInput
-from mien.files import write_json
+from mien.files import read_json, write_json
 from mien.forensics.arena.data import CLEAN, CONDITIONS, Material, Perturbed, exam, material, training
 from mien.forensics.detector import Detector, names_kinds
 from mien.forensics.fairfd import FairFD
@@ -236,7 +235,7 @@ def gather(plan: Plan, folder: Path, found: Material) -> dict[str, Any]:
     """Everything that came out, as plain JSON, from the pieces."""
     detectors: dict[str, Any] = {}
     for entrant in entrants(plan):
-        pieces = {name: json.loads(path.read_text()) for name, path in pieces_of(plan, entrant, folder).items()}
+        pieces = {name: read_json(path) for name, path in pieces_of(plan, entrant, folder).items()}
         row = detectors.setdefault(_shown(entrant), {"outside": entrant.half is None, "runs": []})
         row["runs"].append({"trained on": list(entrant.seen), **pieces})
     return {

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, fields
@@ -16,7 +15,7 @@ from mien.data.folders import fingerprints
 from mien.engine import saved_folder
 from mien.engine.run import commit, versions
 from mien.errors import BadInput, unknown_name
-from mien.files import write_json
+from mien.files import read_json, write_json
 from mien.forensics.arena.entrants import Entrant, Plan, entrants, gather, pieces_of, run_entrant
 from mien.forensics.arena.page import page
 from mien.workers import workers
@@ -156,7 +155,7 @@ def _check_pieces(plan: Plan, folder: Path, marked: Sequence[str]) -> None:
     wanted = {k: v for k, v in asdict(plan).items() if k not in ("methods", "outside", "threads", "device")}
     if plan.group_by is not None:
         wanted["marked"] = list(marked)  # cells compare groups without them
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = read_json(path) if path.exists() else {}
     weights = found.pop("outside", {})
     if found and found != wanted:
         raise BadInput(f"{folder} holds pieces of another arena: remove that folder or give another --out")

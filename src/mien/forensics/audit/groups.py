@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from mien.data.attributes import attribute_names, column_of
+from mien.data.attributes import FILE, attribute_names, attribute_table, column_of
 from mien.data.folders import Record, require_classes
 from mien.data.forge_pairs import KINDS
 from mien.data.splits import split_by_group
@@ -84,6 +84,8 @@ def open_grouped(
         people = _embedded()
         return _of_people(people, column_of(("skin",), group_by), detector, options, calibration)
     if layout not in ("attributes", *READERS):
+        if (Path(source) / FILE).is_file():
+            attribute_table(source)  # says what is wrong with it
         raise BadInput(
             f"{source} does not say who is seen: an audit needs a labels.csv with a column of images (file or path) "
             "and one of groups, such as race"
