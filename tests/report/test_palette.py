@@ -34,3 +34,13 @@ def test_a_chart_gets_smaller_and_its_paper_stays():
     before, after = (np.asarray(Image.open(io.BytesIO(found)).convert("RGB")) for found in (full, small))
     assert np.array_equal(before[:5, :5], after[:5, :5])
     assert (before != after).any(axis=2).mean() < 0.05
+
+
+def test_the_axis_begins_below_chance_and_below_what_is_worse():
+    options = {"x": "x", "y": "y", "title": "t"}
+    for values, wanted in (([0.7, 0.9], 0.39), ([0.3, float("nan")], 0.29)):
+        (axes,) = lines([0, 1], {"a": values}, chance=0.5, **options).axes
+        assert abs(axes.get_ylim()[0] - wanted) < 1e-9
+        assert any(list(line.get_ydata()) == [0.5, 0.5] for line in axes.lines)
+    (plain,) = lines([0, 1], {"a": [0.7, 0.9]}, **options).axes
+    assert plain.get_ylim()[0] == -0.01

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from mien.data.listing import printable
 from mien.files import whole_file
 from mien.room import Row
 
@@ -86,7 +87,7 @@ class TerminalTable:
         columns = list(rows[0].values)
         cells = [columns, *([_text(row.values.get(name)) for name in columns] for row in rows)]
         widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-        for line, path in zip(cells, ["path", *(row.path for row in rows)], strict=True):
+        for line, path in zip(cells, ["path", *(printable(row.path) for row in rows)], strict=True):
             start = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
             print(f"{start}  {path}", file=self._stream)
 

@@ -123,7 +123,7 @@ def _picture(out: Path | None, item: Item, number: int, image: Tensor, answer: _
     if out is None or (answer.evidence is None and answer.picture is None):
         return None
     image = image if image.ndim == 3 else image[len(image) // 2]  # of a clip the middle frame
-    stem = Path(item.name).stem.replace(" ", "-") or "image"
+    stem = "-".join(Path(item.name).stem.split()) or "image"
     name = f"evidence-{number:05d}-{stem}.png"
     shown = [image] if answer.evidence is None else [image, overlay(image, answer.evidence)]
     save_png(out / name, torch.cat(shown if answer.picture is None else [*shown, answer.picture], dim=2))

@@ -202,7 +202,14 @@ def robustness(budgets: Sequence[float], curves: Mapping[str, Sequence[float]], 
 
 
 def lines(
-    at: Sequence[float], curves: Mapping[str, Sequence[float]], theme: Theme = LIGHT, *, x: str, y: str, title: str
+    at: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    theme: Theme = LIGHT,
+    *,
+    x: str,
+    y: str,
+    title: str,
+    chance: float | None = None,
 ) -> Figure:
     """Shares in [0, 1] against a rising quantity, a line with markers for each name.
 
@@ -213,6 +220,7 @@ def lines(
         x: Name of the x axis.
         y: Name of the y axis.
         title: Above the picture.
+        chance: What guessing reaches, as a dotted line; the axis then begins a little below it, or where values do.
     """
     many = len(curves) > _INSIDE
     made = figure(7.2 if many else 5.6, 4.0, theme)
@@ -222,7 +230,11 @@ def lines(
         turn = i // len(MARKERS)  # of the second seven, other marks on the same lines
         mark = MARKERS[(i + 3 * turn) % len(MARKERS)]
         axes.plot(list(at), values, label=name, linewidth=2, marker=mark, **_line(i, theme))
-    axes.set_ylim(-0.01, 1.01)
+    bottom = 0.0
+    if chance is not None:
+        bottom = float(np.nanmin([chance - 0.1, *(value for values in curves.values() for value in values)]))
+        axes.axhline(chance, color=theme.muted, linestyle=":", linewidth=1)
+    axes.set_ylim(bottom - 0.01, 1.01)
     legend(axes, theme, "best")
     if many:
         axes.get_legend().set_loc("upper left")  # type: ignore[union-attr]

@@ -19,6 +19,8 @@ from mien.report.style import Theme
 SEEN, UNSEEN = "seen", "unseen"
 FAILS = 0.6
 """Where the best AUC is below this, all detectors fail."""
+NAMES = {"jpeg": "JPEG"}
+"""Of perturbations that are not written as words."""
 SIGN = "†"
 """Behind the names of marked kinds."""
 
@@ -119,15 +121,23 @@ def page(result: Result) -> Page:
     _confound(made, result)
     made.section("Protocol")
     made.paragraph(
-        f"Each detector is trained on one half of the kinds, then on the other, with its small preset, "
-        f"{protocol['epochs']} passes over the same faces, seed {protocol['seed']}, and no choice of the best epoch. "
+        "Each detector is trained on one half of the kinds, then on the other, with its small preset, by "
+        f"{protocol['epochs']} pass{'es' * (protocol['epochs'] != 1)} over the same faces, seed {protocol['seed']}, "
+        "and no choice of the best epoch. "
         "Outside detectors are tested only. Intervals are 95 % bootstrap over persons; one seed, so they do not "
         "hold the chance of training."
     )
     ran = {key: result[key] for key in ("command", "commit") if key in result} | result.get("took", {})
-    table_of = [(key.replace("_", " "), str(value)) for key, value in {**protocol, **ran}.items()]
+    table_of = [(key.replace("_", " "), _said(value)) for key, value in {**protocol, **ran}.items()]
     made.table(("what", "value"), table_of, caption="What was run")
     return made
+
+
+def _said(value: Any) -> str:
+    """A value of the protocol for people."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(value) or "-"
+    return "-" if value is None else str(value)
 
 
 def _winners(made: Page, result: Result, table: np.ndarray) -> None:
@@ -184,7 +194,15 @@ def _curves(made: Page, result: Result) -> None:
             curves[name] = [mean_auc(detector, kinds, step, state) for step in steps]
 
         def draw(theme: Theme, places: Any = places, curves: Any = curves, what: str = perturbation) -> Any:
-            return lines(places, curves, theme, x=f"strength of {what}", y="AUC", title=what.capitalize())
+            return lines(
+                places,
+                curves,
+                theme,
+                x=f"strength of {what}",
+                y="AUC",
+                title=NAMES.get(what, what.capitalize()),
+                chance=0.5,
+            )
 
         fallen = {name: values[0] - values[-1] for name, values in curves.items()}
         worst = max(fallen, key=lambda name: fallen[name] if np.isfinite(fallen[name]) else -1)

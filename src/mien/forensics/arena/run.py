@@ -94,14 +94,17 @@ def arena(
     todo = entrants(plan)
     cells = [path for entrant in todo for path in pieces_of(plan, entrant, folder).values()]
     missing = sum(not path.exists() for path in cells)
-    if jobs == 1:
-        for entrant in todo:
-            for line in run_entrant(plan, entrant, folder, marked):
-                say(line)
-    else:
-        with workers(min(jobs, len(todo))) as pool:
-            for future in as_completed([pool.submit(_run_all, plan, entrant, folder, marked) for entrant in todo]):
-                future.result()
+    try:
+        if jobs == 1:
+            for entrant in todo:
+                for line in run_entrant(plan, entrant, folder, marked):
+                    say(line)
+        else:
+            with workers(min(jobs, len(todo))) as pool:
+                for future in as_completed([pool.submit(_run_all, plan, entrant, folder, marked) for entrant in todo]):
+                    future.result()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted: the same command goes on with what is missing") from None
     ended = datetime.now(UTC)
     result = gather(plan, folder, found) | {
         "versions": versions(),
