@@ -76,6 +76,45 @@ def test_the_best_is_that_of_the_last_phase_that_gives_the_metric(tmp_path):
     assert same(tmp_path / "run" / "best", method.seen["student", 1]), "0.9 of the teacher is another measure"
 
 
+def test_of_equals_the_last_is_kept_and_patience_goes_on(tmp_path):
+    """A stage may train what the metric does not see: its first epoch is then no better than its last."""
+    method = scripted({"train": auc(0.5, 0.7, 0.7, 0.6, 0.9)})
+    fit(method, SPLIT, schedule=Single(5), settings=settings(patience=2), out=tmp_path / "run")
+    assert method.asked == {"train": 4}
+    assert same(tmp_path / "run" / "best", method.seen["train", 2])
+
+
+def test_what_the_end_of_a_phase_makes_of_the_method_is_measured_too(tmp_path):
+    class Pruned(Scripted):
+        script: ClassVar[dict] = {"train": auc(0.5, 0.6, 0.7)}
+
+        def end_phase(self, phase, data):
+            with torch.no_grad():
+                next(self.parameters()).zero_()
+
+    method = Pruned()
+    fit(method, SPLIT, schedule=Single(2), settings=settings(), out=tmp_path / "run")
+    assert same(tmp_path / "run" / "best", method.seen["train", 2])
+
+
+def test_a_first_value_that_is_no_number_is_beaten(tmp_path):
+    method = scripted({"train": auc(float("nan"), 0.2, float("nan"))})
+    fit(method, SPLIT, schedule=Single(3), settings=settings(), out=tmp_path / "run")
+    assert same(tmp_path / "run" / "best", method.seen["train", 1])
+
+
+def test_patience_of_phases_is_refused_for_rounds(tmp_path):
+    with pytest.raises(BadInput, match="patience is 2: it ends phases"):
+        fit(
+            scripted({}),
+            PerTask([toys.Points(8)]),
+            schedule=Rounds(3, clients=1),
+            settings=settings(patience=2),
+            out=tmp_path / "run",
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_best_of_tasks_knows_all_tasks(tmp_path):
     """Fails if the first task, which is measured on itself alone, wins over the sequence."""
 

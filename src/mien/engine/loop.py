@@ -224,8 +224,8 @@ class _Loop(Training):
         stopped = self.patience_is_over()
         if self.federation is not None:
             self._close_client(phase, failure)
-        elif phase.task is not None:
-            self.validate(phase)  # again: end_phase may have changed the method (merged adapters)
+        elif phase.task is not None or type(self.method).end_phase is not Method.end_phase:
+            self.validate(phase)  # again: end_phase may have changed the method (merged adapters, pruned weights)
         self.at.leave_phase(phase, stopped, failure)
 
     def _close_client(self, phase: Phase, failure: str | None) -> None:

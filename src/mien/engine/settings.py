@@ -30,7 +30,8 @@ class Settings:
         log_every: Steps between lines of metrics.
         validate_every: Epochs between validations.
         monitor: Validation metric that picks the best checkpoint, for instance "auc"; None keeps the last only. The
-            best is that of the last phase whose validation gives the metric, or of all federated rounds.
+            best is that of the last phase whose validation gives the metric, or of all federated rounds; of equals the
+            last.
         higher_is_better: The sense of `monitor`.
         patience: Validations without a better `monitor` after which a phase ends; None for never.
         tensorboard: Also write TensorBoard event files (extra `tensorboard`).

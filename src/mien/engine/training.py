@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,11 +99,12 @@ class Training:
             return
         value = self.at.validated[monitor]
         sign = 1.0 if self.settings.higher_is_better else -1.0
-        if self.at.best is None or sign * value > sign * self.at.best:
+        if self.at.best is None or math.isnan(self.at.best) or sign * value > sign * self.at.best:
             self.at.best, self.at.waited = value, 0
-            self.save_best()
         else:
             self.at.waited += 1
+        if value == self.at.best:  # of equals the last: a stage may train what the metric does not see
+            self.save_best()
 
     def _is_last(self, phase: Phase) -> bool:
         outcome = Outcome(phase, self.at.validated)
@@ -128,6 +130,8 @@ class Training:
     # --- saving and resuming ----------------------------------------------------------------------------------
     def start(self, resume: bool, origin: Any) -> None:
         """Begin a new run folder, or take up the last checkpoint of one."""
+        if isinstance(self.schedule, Rounds) and self.settings.patience is not None:
+            raise BadInput(f"patience is {self.settings.patience}: it ends phases; rounds have their own (schedule)")
         config = self._config(origin)
         path = self.run.checkpoint
         self.method.to(self.ranks.device)

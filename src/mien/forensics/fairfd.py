@@ -34,8 +34,8 @@ Differences from the paper
       alone. Convolutions of one and three dimensions are treated alike, transposed ones are left alone.
     * The groups need not be races: any attribute that the data name. Without one nothing is pruned. A group without a
       real image to calibrate on is refused: b_c is taken over all groups or not at all.
-    * Pruning ends the training, so weights that were kept earlier because they validated best (`monitor`) are not
-      pruned.
+    * Pruning ends the training. With `monitor`, what is kept as the best may be from before it, where that validated
+      better.
 
 Example:
     >>> from mien.nn.network import Network
