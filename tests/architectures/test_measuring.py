@@ -155,7 +155,7 @@ def test_a_dry_run_writes_nothing(folder, capsys, monkeypatch):
         (["--families", "resnet,vitt"], "did you mean 'vit'"),
         (["--families", "vgg,vgg"], "at most once"),
         (["--count", "0"], "'0' is not a whole number of at least 1"),
-        (["--seed", "-1"], "--seed is -1"),
+        (["--seed", "-1"], "--seed: '-1' is not a whole number of at least 0"),
         (["--provider", "CPUExecutionProvide"], "did you mean 'CPUExecutionProvider'"),
     ],
 )

@@ -297,7 +297,7 @@ def test_faces_are_found_and_only_they_are_changed(run, photo, monkeypatch):
         (["--tile", "31"], "tile is 31"),
         (["--strength", "9"], "strength is 9"),
         (["--cost", "40"], "log2_n is 40"),
-        (["--seed", "-1"], "--seed is -1"),
+        (["--seed", "-1"], "--seed: '-1' is not a whole number of at least 0"),
         (["--obfuscation", "swap"], "invalid choice"),
         (["--key-file", "nowhere"], "no such file"),
         (["--weights", "nowhere"], "does not exist"),
