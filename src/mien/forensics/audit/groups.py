@@ -112,7 +112,7 @@ def _of_people(people: People, column: str, detector: Detector, options: DataOpt
     people, values = people.part(kept), [values[i] for i in kept]
     audited, held = _apart(people.names, [(value, True) for value in values], share, options.seed)
     part = people.part(audited)
-    data = _seen(part, part.values(column), detector, options.seed)
+    data = _seen(part, column, detector, options.seed)
     calibration, own = None, None
     if held:
         kept_out = people.part(held)
@@ -123,15 +123,16 @@ def _of_people(people: People, column: str, detector: Detector, options: DataOpt
     return Grouped(data, calibration, column, group_of, manifest, own, notes)
 
 
-def _seen(people: People, values: Sequence[str], detector: Detector, seed: int) -> Dataset[Faces]:
+def _seen(people: People, column: str, detector: Detector, seed: int) -> Dataset[Faces]:
     """The faces and their forgeries as the detector sees them."""
+    values = people.values(column)
     if detector.sees == "faces":
         return forged_frames(people, detector.image_size, seed=seed, donors=values)
     from mien.forensics.arena.data import BUILDERS, Part
 
     if detector.sees not in BUILDERS:
         raise BadInput(f"{detector.name} sees {detector.sees}: an audit can make faces and {', '.join(BUILDERS)}")
-    return BUILDERS[detector.sees][1](detector, Part(people.faces, people.names, list(values)), KINDS, seed)
+    return BUILDERS[detector.sees][1](detector, Part(people.faces, people.names, list(values), column), KINDS, seed)
 
 
 def _of_records(
