@@ -158,3 +158,14 @@ def test_subprocess_of_every_light_verb():
     assert run_mien("prove", "no-such-method").returncode == 2
     assert run_mien("demo", "--data", "no/such/folder").returncode == 2
     assert run_mien("compare", "a", "b").returncode == 2
+
+
+def test_of_processes_that_train_together_the_first_says_that_it_was_interrupted(verb, capsys, monkeypatch):
+    def fail(words):
+        raise KeyboardInterrupt("interrupted: saved")
+
+    verb(fail)
+    for rank, said in (("1", ""), ("0", "mien: interrupted: saved\n")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert cli.main(["try"]) == 130
+        assert capsys.readouterr().err == said

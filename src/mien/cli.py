@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except SystemExit as stop:  # argparse after --help, jsonargparse after --print_config
             return stop.code if isinstance(stop.code, int) else DONE
         except KeyboardInterrupt as stop:
-            return _say(str(stop) or "interrupted", INTERRUPTED)
+            return _say(str(stop) or "interrupted", INTERRUPTED) if speaks() else INTERRUPTED
         except BrokenPipeError:  # `mien list | head`: the reader has gone, and so may we
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return DONE
@@ -46,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _say(f"not enough memory for this: use smaller images or batches ({error})", BAD_INPUT)
             text = f"unexpected {type(error).__name__}: {error} (a fault in mien; MIEN_DEBUG=1 shows where)"
             return _say(text, FAILED)
+
+
+def speaks() -> bool:
+    """Whether this process says what all that train together would say: the first of them does."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -137,5 +137,9 @@ def _resume(words: list[str]) -> int:
 
 
 def _say(out: Path) -> None:
+    from mien.cli import speaks
+
+    if not speaks():
+        return
     print(f"run folder: {out}")
     print(f"next: mien evaluate {out} --data DIR, or mien predict {out} FILES...")
