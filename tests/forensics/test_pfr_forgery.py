@@ -224,6 +224,18 @@ def test_where_local_is_the_servers_model_the_discriminator_is_at_chance():
     )
 
 
+def test_the_servers_figures_are_said_to_be_nobodys_own():
+    method = make()
+    assert method.remarks == ()
+    method.stands_for(None)
+    assert "clients/" in method.remarks[0]
+    method.mode = "personal"
+    assert method.remarks == ()
+    fedavg = make(split="fedavg")
+    fedavg.stands_for(None)
+    assert fedavg.remarks == (), "one path, the same for all"
+
+
 def test_without_leak_the_personal_loss_keeps_off_the_shared_statistics():
     for leak in (True, False):
         method = make(leak=leak, gamma=0.0, alpha=0.0)

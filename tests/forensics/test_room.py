@@ -18,6 +18,7 @@ from mien.forensics.clips.pooling import video_score
 from mien.forensics.data import ForgedFrames
 from mien.forensics.detector import Detector
 from mien.forensics.opening import generated_people, layout_of, open_training
+from mien.forensics.scoring import First
 from mien.room import DataOptions
 
 
@@ -85,6 +86,25 @@ def test_a_short_evaluation_is_short_for_all_its_figures(run, tmp_path, monkeypa
     assert shown == [300]
     assert any(note.startswith("the first 300 of ") for note in result["notes"])
     assert not any(note.startswith("the first") for note in api.evaluate(run, "embedded")["notes"])
+
+
+def test_a_short_evaluation_counts_units_where_whole_units_are_answered_for(run, people, tmp_path):
+    """Fails if what is left of the data forgets whose its samples are."""
+    held = api.evaluate(run, "embedded", mode="fac", source=str(people), max_steps=12, batch_size=2)
+    units = {item["id"] for item in held["items"]}
+    assert len(units) == 12
+    assert {item["label"] for item in held["items"]} == {0, 1}
+
+
+def test_the_beginning_of_a_data_set_says_whose_its_samples_are():
+    faces, names = generated_people(range(3), 5)
+    data = ForgedFrames(faces, names, 64, frames=2)
+    few = First(data, 2, 7)
+    assert (few.groups, few.units) == (data.groups[:14], data.units[:14])
+    whole = First(data, 3, 7, by_unit=True)
+    assert set(whole.units) == set(list(dict.fromkeys(data.units))[:3])
+    assert len(whole) == sum(unit in whole.units for unit in data.units)
+    assert not hasattr(few, "clients")
 
 
 def test_evaluating_on_the_training_people_is_refused(run, people, capsys):

@@ -88,6 +88,11 @@ class Detector(Method):
         """Figures of this method alone, beside those that all detectors have; by default none."""
         return {}
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be said beside its figures; by default nothing."""
+        return ()
+
     def phases(self, epochs: int, data: TrainingData) -> Mapping[str, int]:
         """Stages in which it is trained on `data` and their epochs, when `epochs` are asked for; none: in one."""
         return {}

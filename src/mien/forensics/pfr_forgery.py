@@ -74,6 +74,10 @@ CHOICES = {
     "mode": ("auto", "personal", "shared"),
     "score": ("softmax", "two_sigmoid"),
 }
+ALONE = (
+    "the shared path alone, as for somebody who is no client; a client's own model lies in clients/ of the run, and is "
+    "evaluated by itself"
+)
 VALIDATED = ("auc", "balanced_accuracy")
 
 
@@ -329,6 +333,11 @@ class PFRForgery(Detector):
         finally:
             self.mode = before
         return {"shared_auc": metric_interval("auc", scored.label, scored.score, scored.group, seed=seed)}
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Whose figures these are, where they are nobody's own."""
+        return (ALONE,) if self.shared_alone else ()
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments. Weights to start from are left out: what is saved has its own."""

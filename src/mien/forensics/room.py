@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Subset
-
 from mien import catalog
 from mien.engine import Method, Schedule, Stages, TrainingData
 from mien.engine.loading import dataset_size
@@ -21,10 +19,9 @@ from mien.forensics.clips.opening import open_clips, open_test_clips
 from mien.forensics.detector import Detector, names_kinds
 from mien.forensics.edits.faces import open_edits, open_edits_test
 from mien.forensics.opening import LAYOUTS, OpenedData, kinds_in, open_test, open_training
-from mien.forensics.pfr_forgery import PFRForgery
 from mien.forensics.presets import PRESETS
 from mien.forensics.readers.sets import DOWNLOAD
-from mien.forensics.scoring import by_client, by_kind, figures, score
+from mien.forensics.scoring import First, by_client, by_kind, figures, score
 from mien.metrics.intervals import Interval, interval_json
 from mien.room import Answers, DataOptions, Demo, Preset, PresetName, Room, Row, TestData, Using
 
@@ -72,15 +69,16 @@ class Forensics(Room):
 
     def evaluate(self, method: Method, test: TestData, out: Path | None, using: Using) -> dict[str, Any]:
         """Frame and video figures, AUC per kind of forgery, and the curves."""
-        found, whole = test.dataset, dataset_size(test.dataset)
-        if using.max_steps is not None:
-            found = Subset(found, range(min(using.max_steps * using.batch_size, whole)))
+        found = test.dataset
         with _answering(method, using) as detector:
+            if using.max_steps is not None:
+                found = First(found, using.max_steps, using.batch_size, by_unit=detector.predicts_by_group)
             scored = score(detector, found, batch_size=using.batch_size, workers=using.workers)
             further = detector.further_figures(found, batch_size=using.batch_size, seed=using.seed)
+        seen, whole = dataset_size(found), dataset_size(test.dataset)
         pooling = detector.pooling
         table = figures(scored, using.seed, pooling) | dict(further)
-        clients = by_client(scored, getattr(test.dataset, "clients", ()), using.seed, pooling)
+        clients = by_client(scored, getattr(found, "clients", ()), using.seed, pooling)
         units = scored.videos(pooling) if scored.has_videos else scored
         pictures: list[str] = []
         if out is not None and using.pictures:
@@ -98,8 +96,8 @@ class Forensics(Room):
             "notes": [
                 f"intervals: 95 % bootstrap over {len(set(scored.group))} persons or videos; accuracy at score 0.5",
                 f"a unit of several images is scored by the mean {POOLED[pooling]} of its frames or clips",
-                *([f"the first {len(scored.label)} of {whole} samples alone"] if len(scored.label) < whole else []),
-                *([ALONE] if isinstance(method, PFRForgery) and method.shared_alone else []),
+                *([f"the first {seen} of {whole} samples alone"] if seen < whole else []),
+                *detector.remarks,
             ],
         }
 
@@ -176,10 +174,6 @@ OPENERS: dict[str, tuple[Callable[..., TrainingData], Callable[..., TestData]]] 
 }
 """`Detector.sees` -> who opens training data for it, and who test data: (source, detector, options)."""
 
-ALONE = (
-    "the shared path alone, as for somebody who is no client; a client's own model lies in clients/ of the run, and is "
-    "evaluated by itself"
-)
 POOLED = {"log_odds": "log odds", "mean": "score"}
 
 ROOM = Forensics()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch.utils.data import Subset
 
 from mien.engine import Method, predictions
 from mien.errors import BadInput
@@ -93,6 +94,27 @@ def _collect(parts: dict[str, list[Any]], batch: Faces, verdict: Verdict) -> Non
     parts["attributes"].extend({name: values[i] for name, values in columns.items()} for i in range(count))
 
 
+class First(Subset[Faces]):
+    """The beginning of a data set, which still says whose its samples are.
+
+    Args:
+        dataset: The whole.
+        batches: How many batches, or units for a detector that answers for whole units.
+        batch_size: Samples of a batch.
+        by_unit: Whether `batches` counts units.
+    """
+
+    def __init__(self, dataset: Any, batches: int, batch_size: int, *, by_unit: bool = False) -> None:
+        rows = list(range(min(batches * batch_size, len(dataset))))
+        if by_unit:
+            kept = set(list(dict.fromkeys(dataset.units))[:batches])
+            rows = [i for i, unit in enumerate(dataset.units) if unit in kept]
+        super().__init__(dataset, rows)
+        for name in ("groups", "units", "clients"):
+            if hasattr(dataset, name):
+                setattr(self, name, [getattr(dataset, name)[i] for i in rows])
+
+
 def figures(scored: Scored, seed: int = 0, pooling: Pooling = "log_odds") -> dict[str, Interval]:
     """Every metric with its interval. Frame metrics always, `video_` ones where there are videos."""
     table = {name: _interval(name, scored, seed) for name in METRICS}
@@ -118,15 +140,14 @@ def by_client(
     """The figures of every client's own samples; {} where samples belong to no client.
 
     Args:
-        scored: Frames in the order of the data set, maybe the first of them alone.
+        scored: Frames in the order of the data set.
         clients: Client of every sample of the data set.
         seed: Of the intervals.
         pooling: How a video is scored.
     """
-    names = list(clients)[: len(scored.label)]
     table = {}
-    for client in dict.fromkeys(names):
-        rows = np.flatnonzero(np.array(names) == client)
+    for client in dict.fromkeys(clients):
+        rows = np.flatnonzero(np.array(clients) == client)
         if len(set(scored.label[rows].tolist())) == 2:
             part = _part(scored, rows)
             table[client] = figures(part, seed, pooling)
